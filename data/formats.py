@@ -1,0 +1,216 @@
+"""Training files: one example a line, read in blocks of bytes and parsed line by line.
+
+    .jsonl[.gz]  ["a", "b"]                                     a pair: query and positive
+                 ["anchor", "positive", "negative"]             a triplet
+                 {"texts": ["a", "b"]} or {"texts": ["a", "b", "c"]}    the same as the two lists above
+                 {"set": ["a", "b", ...]}                       any two are a positive pair
+                 {"query": "a", "pos": ["b", ...]}              the query with one positive, drawn at load time
+                 {"query": "a", "pos": [...], "neg": [...]}     with one positive and one negative, drawn at load time;
+                                                                optional "pos_scores" and "neg_scores": [number, ...]
+    .tsv[.gz]    a<TAB>b or anchor<TAB>positive<TAB>negative; a header line only where --tsv_header says so
+    .txt[.gz]    one text a line: query and positive are the same text, so its two views differ by dropout alone
+
+A text is stripped of white space at both ends. A file holds examples of one kind, that of its first good line: pairs,
+triplets, sets, query lists, or query lists with negatives. Any other line is bad; so is one that is not UTF-8, not
+JSON, of another shape, or has an empty text.
+"""
+
+import gzip
+import io
+import json
+import zlib
+from collections.abc import Iterator
+from pathlib import Path
+from typing import NamedTuple
+
+SUFFIXES = {".jsonl": "json", ".tsv": "tsv", ".txt": "text"}  # each also with .gz behind it
+BLOCK_BYTES = 1 << 20
+BYTE_ORDER_MARK = b"\xef\xbb\xbf"
+_OBJECT_KEYS = {"query", "pos", "neg", "pos_scores", "neg_scores"}
+
+
+class BadLine(ValueError):
+    """A line that is no example; the message is the reason."""
+
+
+class RawExample(NamedTuple):
+    kind: str  # "pair", "triplet", "set" or "lists"
+    texts: tuple[str, ...]  # query, positives, negatives
+    num_positives: int
+    scores: tuple[float, ...] | None = None  # of the texts after the first, NaN where there is none
+
+    @property
+    def has_negatives(self) -> bool:
+        return len(self.texts) > 1 + self.num_positives
+
+    @property
+    def file_kind(self) -> str:
+        """What the examples of one file have in common."""
+        return "lists with negatives" if self.kind == "lists" and self.has_negatives else self.kind
+
+
+def syntax_of(path: str | Path) -> str | None:
+    """"json", "tsv" or "text" by the file's name; None for a file of no training format."""
+    name = str(path).removesuffix(".gz")
+    return next((syntax for suffix, syntax in SUFFIXES.items() if name.endswith(suffix)), None)
+
+
+def parse_line(line: bytes, syntax: str) -> RawExample:
+    """The example of one line. Raises BadLine with the reason."""
+    try:
+        text = line.decode()
+    except UnicodeDecodeError:
+        raise BadLine("not valid UTF-8") from None
+    if not text.strip():
+        raise BadLine("empty line")
+    if syntax == "text":
+        text = _clean(text)
+        return RawExample("pair", (text, text), 1)
+    if syntax == "tsv":
+        return _from_texts(text.rstrip("\r\n").split("\t"), "a TSV line")
+    try:
+        value = json.loads(text)
+    except (ValueError, RecursionError):
+        raise BadLine("not valid JSON") from None
+    return _from_json(value)
+
+
+def _from_json(value) -> RawExample:
+    if isinstance(value, list):
+        return _from_texts(value, "a list")
+    if not isinstance(value, dict):
+        raise BadLine(f"a JSON {type(value).__name__} is neither a list nor an object")
+    if value.keys() == {"texts"}:
+        return _from_texts(value["texts"], '"texts"')
+    if value.keys() == {"set"}:
+        texts = tuple(dict.fromkeys(_clean_list(value["set"], '"set"')))  # a text twice is no pair
+        if len(texts) < 2:
+            raise BadLine("a set of fewer than two different texts")
+        return RawExample("set", texts, len(texts) - 1)
+    if {"query", "pos"} <= value.keys() <= _OBJECT_KEYS:
+        return _from_query(value)
+    raise BadLine('an object must have "texts", "set", or "query" and "pos" (also "neg", "pos_scores", "neg_scores")')
+
+
+def _from_texts(values, what: str) -> RawExample:
+    texts = _clean_list(values, what)
+    if len(texts) == 2:
+        return RawExample("pair", texts, 1)
+    if len(texts) == 3:
+        return RawExample("triplet", texts, 1)
+    raise BadLine(f"{what} must have 2 or 3 texts")
+
+
+def _from_query(value: dict) -> RawExample:
+    positives = _clean_list(value["pos"], '"pos"')
+    negatives = _clean_list(value.get("neg", []), '"neg"')
+    if not positives:
+        raise BadLine('"pos" is empty')
+    scores = None
+    if "pos_scores" in value or "neg_scores" in value:
+        scores = _scores(value, "pos_scores", len(positives)) + _scores(value, "neg_scores", len(negatives))
+    return RawExample("lists", (_clean(value["query"]), *positives, *negatives), len(positives), scores)
+
+
+def _scores(value: dict, key: str, count: int) -> tuple[float, ...]:
+    scores = value.get(key, [float("nan")] * count)
+    if not isinstance(scores, list) or any(type(score) not in (int, float) for score in scores):
+        raise BadLine(f'"{key}" is not a list of numbers')
+    if len(scores) != count:
+        raise BadLine(f'"{key}" does not have one score for each text')
+    return tuple(float(score) for score in scores)
+
+
+def _clean_list(values, what: str) -> tuple[str, ...]:
+    if not isinstance(values, list):
+        raise BadLine(f"{what} is not a list of texts")
+    return tuple([_clean(value) for value in values])
+
+
+def _clean(text) -> str:
+    if not isinstance(text, str):
+        raise BadLine("a text is not a string")
+    text = text.strip()
+    if not text:
+        raise BadLine("empty text")
+    if not text.isascii():
+        try:
+            text.encode()
+        except UnicodeEncodeError:  # JSON's \ud800 alone
+            raise BadLine("a text has half a surrogate pair") from None
+    return text
+
+
+class SourceFile:
+    """One training file as blocks of whole lines; counts the bytes it has read of it and their CRC-32."""
+
+    def __init__(self, path: Path, tsv_header: bool = False):
+        self.path = path
+        self.syntax = syntax_of(path)
+        if self.syntax is None:
+            raise ValueError(f"{path}: no training format; its name must end in {', '.join(SUFFIXES)}, or that and .gz")
+        self.skip_header = tsv_header and self.syntax == "tsv"
+        self.bytes_read = 0
+        self.crc32 = 0
+
+    def blocks(self, block_bytes: int = BLOCK_BYTES) -> Iterator[tuple[int, bytes]]:
+        """(number of the first line, whole lines of about block_bytes bytes); the first line of a file is 1.
+
+        Raises ValueError naming the file if it is empty, if a gzip is truncated or damaged, or if it is no gzip.
+        """
+        try:
+            yield from self._blocks(block_bytes)
+        except EOFError as error:
+            raise ValueError(f"{self.path}: truncated gzip file: {error}") from error
+        except (gzip.BadGzipFile, zlib.error) as error:
+            raise ValueError(f"{self.path}: damaged gzip file: {error}") from error
+
+    def _blocks(self, block_bytes: int) -> Iterator[tuple[int, bytes]]:
+        with open(self.path, "rb", buffering=0) as raw:
+            counted = io.BufferedReader(_CountedReads(raw, self), buffer_size=1 << 17)
+            lines = gzip.GzipFile(fileobj=counted) if self.path.name.endswith(".gz") else counted
+            number = 1
+            while block := lines.read(block_bytes):
+                block += lines.readline()
+                count = block.count(b"\n") + (not block.endswith(b"\n"))
+                if number == 1:
+                    block = block.removeprefix(BYTE_ORDER_MARK)
+                    if self.skip_header:
+                        block = block.partition(b"\n")[2]
+                yield number + (number == 1 and self.skip_header), block
+                number += count
+            if number == 1:
+                raise ValueError(f"{self.path}: the file is empty")
+
+
+class _CountedReads(io.RawIOBase):
+    """The raw reads of a file, counted for progress and check-summed for resuming."""
+
+    def __init__(self, raw: io.RawIOBase, source: SourceFile):
+        self._raw, self._source = raw, source
+
+    def readable(self) -> bool:
+        return True
+
+    def readinto(self, buffer) -> int:
+        count = self._raw.readinto(buffer)
+        self._source.bytes_read += count
+        self._source.crc32 = zlib.crc32(memoryview(buffer)[:count], self._source.crc32)
+        return count
+
+
+def split_lines(block: bytes) -> list[bytes]:
+    """The lines of a block; only a line feed ends a line (a carriage return before it is stripped with the text)."""
+    lines = block.split(b"\n")
+    return lines if lines[-1] else lines[:-1]
+
+
+def read_examples(path: str | Path, tsv_header: bool = False) -> Iterator[tuple[int, RawExample | BadLine]]:
+    """(line number, example or the reason why there is none) of each line: for scripts and tests."""
+    source = SourceFile(Path(path), tsv_header)
+    for first_line, block in source.blocks():
+        for number, line in enumerate(split_lines(block), start=first_line):
+            try:
+                yield number, parse_line(line, source.syntax)
+            except BadLine as reason:
+                yield number, reason

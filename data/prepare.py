@@ -1,0 +1,254 @@
+"""Tokenise training files into ArrayRecord shards, on every core.
+
+    python main.py prepare --source_dir=DIR --tokenizer=MODEL --data_dir=OUT [--data_config=FILE]
+
+Formats: see data/formats.py. Layout of OUT: see data/shards.py. A dataset is a file below --source_dir; its name is the
+path of the file below it ("stackexchange/titles.jsonl.gz"). --data_config names the datasets and their weights, as a
+JSON list of {"name", "weight", "lines"}; OUT/data_config.json is written for the loader. Without --data_config every
+training file below --source_dir is a dataset, of a weight proportional to the square root of its lines: in proportion
+to the lines the largest file would crowd out the rest, and equal weights would repeat the smallest ones.
+
+The same command run again skips the datasets that are finished: those whose source (size and time, or checksum),
+tokenizer and options are what they were. Nothing half-written is ever taken for finished.
+"""
+
+import collections
+import concurrent.futures
+import concurrent.futures.process
+import dataclasses
+import itertools
+import json
+import math
+import multiprocessing
+import os
+import shutil
+import sys
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+import tqdm
+
+from data.formats import SUFFIXES, SourceFile, syntax_of
+from data.mixture import read_data_config
+from data.shards import FORMAT_VERSION, MAX_STORED_TOKENS, write_json
+from data.tokenizer import TextTokenizer, load_tokenizer
+from data.writer import (
+    Block,
+    DatasetWriter,
+    TokenisedBlock,
+    blocks_of,
+    is_unchanged,
+    named_write_errors,
+    start_worker,
+    tokenise_in_worker,
+)
+from flags import REQUIRED, flag
+
+PRINTED_BAD_LINES = 5  # of each dataset; the manifest names more
+
+
+@dataclasses.dataclass(frozen=True)
+class PrepareConfig:
+    source_dir: str = flag(REQUIRED, "folder of training files (.jsonl, .tsv, .txt, each also with .gz)")
+    tokenizer: str = flag(REQUIRED, "MODEL whose tokenizer is used: a folder, a tokenizer.json or a hub id")
+    data_dir: str = flag(REQUIRED, "folder to write: shards, manifests, tokenizer, data_config.json")
+    data_config: str = flag("", 'JSON list of {"name", "weight", "lines"}; empty: every training file')
+    max_tokens_per_text: int = flag(512, "tokens of a text that are stored; a longer text is counted as truncated")
+    records_per_shard: int = flag(1_000_000, "examples of one shard file")
+    max_bad_share: float = flag(0.01, "share of bad lines above which a file is an error")
+    tsv_header: bool = flag(False, "the first line of each .tsv file is a header")
+    workers: int = flag(0, "tokenising processes; 0: one for each core")
+
+
+def prepare(config: PrepareConfig) -> None:
+    """Prepares every dataset of the configuration. Raises ValueError or OSError with what to change."""
+    _check_flags(config)
+    source_dir, data_dir = Path(config.source_dir), Path(config.data_dir)
+    names = find_datasets(source_dir, config.data_config, data_dir)
+    tokenizer = load_tokenizer(config.tokenizer)
+    with named_write_errors(data_dir):
+        data_dir.mkdir(parents=True, exist_ok=True)
+        _place_tokenizer(tokenizer, data_dir)
+        (data_dir / "manifest.json").unlink(missing_ok=True)  # it is written last
+    finished = {name: _finished_manifest(config, name, tokenizer.fingerprint) for name in names}
+    waiting = [name for name in names if finished[name] is None]
+    written = _write_datasets(config, waiting, tokenizer.fingerprint)
+    manifests = [finished[name] or written[name] for name in names]
+    with named_write_errors(data_dir):
+        _write_top_files(config, manifests, tokenizer)
+    print(summary_table(manifests, unchanged=set(names) - set(waiting)))
+
+
+def _check_flags(config: PrepareConfig) -> None:
+    if not Path(config.source_dir).is_dir():
+        raise ValueError(f"--source_dir={config.source_dir} is not a folder")
+    if not 1 <= config.max_tokens_per_text <= MAX_STORED_TOKENS:
+        raise ValueError(f"--max_tokens_per_text={config.max_tokens_per_text} is not in 1 .. {MAX_STORED_TOKENS}")
+    if config.records_per_shard < 1:
+        raise ValueError(f"--records_per_shard={config.records_per_shard} is not positive")
+    if not 0 <= config.max_bad_share < 1:
+        raise ValueError(f"--max_bad_share={config.max_bad_share} is not in [0, 1)")
+    if config.workers < 0:
+        raise ValueError(f"--workers={config.workers} is negative")
+
+
+def find_datasets(source_dir: Path, data_config: str, data_dir: Path) -> list[str]:
+    """Names of the datasets, those of data_config or else every training file; each is a file below source_dir."""
+    source_dir, data_dir = Path(os.path.abspath(source_dir)), Path(os.path.abspath(data_dir))
+    files = [path for path in sorted(source_dir.rglob("*")) if path.is_file() and syntax_of(path) is not None]
+    found = [path.relative_to(source_dir).as_posix() for path in files if not path.is_relative_to(data_dir)]
+    if not data_config:
+        if not found:
+            raise ValueError(f"no training file in {source_dir}: names end in {', '.join(SUFFIXES)}, or that and .gz")
+        return found
+    names = list(read_data_config(data_config))
+    for name in names:
+        if name not in found:
+            raise ValueError(f"{data_config}: unknown dataset {name!r}: {source_dir} has {', '.join(found) or 'none'}")
+    return names
+
+
+def _place_tokenizer(tokenizer: TextTokenizer, data_dir: Path) -> None:
+    """Writes DATA_DIR/tokenizer, or raises if another tokenizer is there."""
+    folder = data_dir / "tokenizer"
+    if folder.exists():
+        found = load_tokenizer(folder).fingerprint
+        if found != tokenizer.fingerprint:
+            raise ValueError(
+                f"{data_dir} was prepared with another tokenizer: its fingerprint is {found}, that of --tokenizer is "
+                f"{tokenizer.fingerprint}. Choose another --data_dir or delete this one."
+            )
+        return
+    partial = data_dir / "tokenizer.partial"
+    shutil.rmtree(partial, ignore_errors=True)
+    tokenizer.to_folder(partial)
+    os.rename(partial, folder)
+
+
+def _options(config: PrepareConfig, name: str) -> dict:
+    """The flags that decide what is in a dataset's shards."""
+    return {
+        "max_tokens_per_text": config.max_tokens_per_text,
+        "records_per_shard": config.records_per_shard,
+        "tsv_header": config.tsv_header and syntax_of(name) == "tsv",
+    }
+
+
+def _finished_manifest(config: PrepareConfig, name: str, fingerprint: str) -> dict | None:
+    """The manifest of a dataset that need not be prepared again."""
+    folder = Path(config.data_dir) / name
+    if not (folder / "manifest.json").exists():
+        return None
+    manifest = json.loads((folder / "manifest.json").read_text())
+    current = {"format": FORMAT_VERSION, "tokenizer": fingerprint, "options": _options(config, name)}
+    if any(manifest[key] != value for key, value in current.items()):
+        return None
+    if manifest["skipped"]["count"] > config.max_bad_share * manifest["lines"]:
+        return None  # it is read again to fail as it would have
+    shards_whole = all(
+        (folder / shard["file"]).exists() and (folder / shard["file"]).stat().st_size == shard["bytes"]
+        for shard in manifest["shards"]
+    )
+    return manifest if shards_whole and is_unchanged(manifest, Path(config.source_dir) / name) else None
+
+
+def _write_datasets(config: PrepareConfig, names: list[str], fingerprint: str) -> dict[str, dict]:
+    """Tokenises and writes the datasets; returns their manifests by name."""
+    if not names:
+        return {}
+    sources = {name: SourceFile(Path(config.source_dir) / name, config.tsv_header) for name in names}
+    total_bytes = sum(source.path.stat().st_size for source in sources.values())
+    workers = config.workers or (len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count())
+    pool = concurrent.futures.ProcessPoolExecutor(
+        workers, multiprocessing.get_context("spawn"), start_worker, (os.fspath(Path(config.data_dir) / "tokenizer"),)
+    )
+    progress = tqdm.tqdm(total=total_bytes, unit="B", unit_scale=True, desc="prepare", mininterval=0.5)
+    blocks = ((name, block) for name in names for block in blocks_of(sources[name], config.max_tokens_per_text))
+    results = _map_in_order(pool, tokenise_in_worker, blocks, depth=2 * workers + 2)
+    manifests = {}
+    try:
+        for name, of_name in itertools.groupby(results, key=lambda item: item[0]):
+            writer = DatasetWriter(Path(config.data_dir), name, sources[name], config.records_per_shard)
+            for _, block, tokenised in of_name:
+                writer.add(block, tokenised)
+                progress.update(sum(source.bytes_read for source in sources.values()) - progress.n)
+            writer.require_few_bad_lines(config.max_bad_share)
+            manifests[name] = writer.finish(fingerprint, _options(config, name))
+    except concurrent.futures.process.BrokenProcessPool as error:
+        raise OSError(f"a tokenising process died, perhaps for want of memory: {workers} ran (--workers)") from error
+    finally:
+        progress.close()
+        pool.shutdown(wait=True, cancel_futures=True)
+    return manifests
+
+
+def _map_in_order(
+    pool: concurrent.futures.Executor,
+    function: Callable[[Block], TokenisedBlock],
+    items: Iterator[tuple[str, Block]],
+    depth: int,
+) -> Iterator[tuple[str, Block, TokenisedBlock]]:
+    """Applies the function to each item in the pool; results in order, at most `depth` items under way."""
+    under_way = collections.deque()
+    for name, block in items:
+        under_way.append((name, block, pool.submit(function, block)))
+        if len(under_way) == depth:
+            name, block, future = under_way.popleft()
+            yield name, block, future.result()
+    for name, block, future in under_way:
+        yield name, block, future.result()
+
+
+def _write_top_files(config: PrepareConfig, manifests: list[dict], tokenizer: TextTokenizer) -> None:
+    """Writes OUT/data_config.json, then OUT/manifest.json of every finished dataset in OUT (earlier runs' too)."""
+    data_dir = Path(config.data_dir)
+    counts = {manifest["name"]: manifest["examples"] for manifest in manifests}
+    if config.data_config:
+        weights = read_data_config(config.data_config)
+        _warn_of_other_counts(config.data_config, {manifest["name"]: manifest["lines"] for manifest in manifests})
+    else:
+        weights = {name: max(1, round(math.sqrt(count))) for name, count in counts.items()}
+    entries = [{"name": name, "lines": counts[name], "weight": weight} for name, weight in weights.items()]
+    write_json(data_dir / "data_config.json", entries)
+    paths = [path for path in sorted(data_dir.rglob("manifest.json")) if not path.parent.name.endswith(".partial")]
+    summaries = [_summary(json.loads(path.read_text())) for path in paths]
+    write_json(data_dir / "manifest.json", {
+        "format": FORMAT_VERSION,
+        "tokenizer": {"fingerprint": tokenizer.fingerprint, "vocab_size": tokenizer.vocab_size},
+        "datasets": summaries,
+    })
+
+
+def _summary(manifest: dict) -> dict:
+    """What the top manifest says of a dataset."""
+    keys = ("name", "kind", "has_negatives", "examples", "texts", "tokens", "truncated_texts")
+    extra = {"skipped_lines": manifest["skipped"]["count"], "shards": len(manifest["shards"])}
+    return {key: manifest[key] for key in keys} | extra
+
+
+def _warn_of_other_counts(data_config: str, lines: dict[str, int]) -> None:
+    for entry in json.loads(Path(data_config).read_text()):
+        said, found = entry.get("lines"), lines[entry["name"]]
+        if said is not None and said != found:
+            counts = f'"lines" is {said}, the file has {found}'
+            print(f"warning: {data_config}: {entry['name']}: {counts}", file=sys.stderr)
+
+
+def summary_table(manifests: list[dict], unchanged: set[str]) -> str:
+    """One line a dataset, then the first skipped lines of each."""
+    width = max(len("dataset"), *(len(manifest["name"]) for manifest in manifests))
+    columns = f"{'examples':>11} {'texts':>11} {'tokens/text':>11} {'truncated':>9} {'skipped':>8}"
+    head = f"{'dataset':{width}}  {'kind':8} {columns}"
+    rows, named = [head], []
+    for manifest in manifests:
+        skipped = manifest["skipped"]
+        rows.append(
+            f"{manifest['name']:{width}}  {manifest['kind']:8} {manifest['examples']:11,} {manifest['texts']:11,} "
+            f"{manifest['tokens'] / manifest['texts']:11.1f} {manifest['truncated_texts']:9,} {skipped['count']:8,}"
+            + ("  (was finished)" if manifest["name"] in unchanged else "")
+        )
+        first = skipped["first"][:PRINTED_BAD_LINES]
+        named += [f"skipped {manifest['name']}:{number}: {reason}" for number, reason in first]
+        if skipped["count"] > len(first):
+            named.append(f"skipped {manifest['name']}: {skipped['count'] - len(first)} more, see its manifest.json")
+    return "\n".join(rows + named)

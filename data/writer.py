@@ -1,0 +1,264 @@
+"""One dataset's way from blocks of lines to shards: tokenised in worker processes, written by the main one.
+
+A dataset is written in DATA_DIR/<name>.partial, its manifest last, and renamed to DATA_DIR/<name> when it is whole: a
+dataset folder that exists is finished, whenever the process was killed.
+"""
+
+import collections
+import contextlib
+import multiprocessing
+import os
+import shutil
+import threading
+from collections.abc import Iterator
+from pathlib import Path
+from typing import NamedTuple
+
+import numpy as np
+from array_record.python.array_record_module import ArrayRecordReader
+
+from data.formats import BadLine, RawExample, SourceFile, parse_line, split_lines
+from data.shards import (
+    FORMAT_VERSION,
+    Example,
+    Text,
+    checksum,
+    encode_record,
+    open_writer,
+    shard_name,
+    text_id,
+    token_dtype,
+    write_json,
+)
+from data.tokenizer import TextTokenizer, load_tokenizer
+
+NAMED_BAD_LINES = 1000  # bad lines that a manifest names; all are counted, by reason
+LENGTH_EDGES = (0, 4, 8, 16, 24, 32, 48, 64, 96, 128, 192, 256, 384, 512, 1024, 2048)  # tokens; lower edges of the bins
+
+_worker_tokenizer: TextTokenizer | None = None
+
+
+class Block(NamedTuple):
+    """What a worker needs to know of some lines."""
+
+    first_line: int
+    lines: bytes
+    syntax: str
+    file_kind: str | None  # None: no good line yet
+    max_tokens: int
+
+
+class TokenisedBlock(NamedTuple):
+    records: list[bytes]
+    num_lines: int
+    bad_lines: list[tuple[int, str]]  # (line number, reason)
+    lengths: np.ndarray  # [texts] int32: full length of each text of the records
+
+
+def start_worker(tokenizer_folder: str) -> None:
+    """Initialises a worker process: one tokenizer, one thread, and death when the parent dies (also by kill -9)."""
+    global _worker_tokenizer
+    os.environ["TOKENIZERS_PARALLELISM"] = "false"  # the processes are the parallelism
+    _worker_tokenizer = load_tokenizer(tokenizer_folder)
+    threading.Thread(target=_exit_with_parent, daemon=True).start()
+
+
+def _exit_with_parent() -> None:
+    parent = multiprocessing.parent_process()
+    if parent is not None:
+        parent.join()
+        os._exit(1)
+
+
+def tokenise_in_worker(block: Block) -> TokenisedBlock:
+    return tokenise_block(block, _worker_tokenizer)
+
+
+def tokenise_block(block: Block, tokenizer: TextTokenizer) -> TokenisedBlock:
+    """Parses and tokenises the lines of a block; a bad line is named and left out."""
+    lines = split_lines(block.lines)
+    numbered, bad_lines = [], []
+    for number, line in enumerate(lines, start=block.first_line):
+        try:
+            raw = parse_line(line, block.syntax)
+            if raw.file_kind != block.file_kind:
+                raise BadLine(f"{_article(raw.file_kind)} in a file of {_plural(block.file_kind)}")
+            numbered.append((number, raw))
+        except BadLine as reason:
+            bad_lines.append((number, str(reason)))
+    tokens = iter(tokenizer.encode([text for _, raw in numbered for text in raw.texts]))
+    dtype = token_dtype(tokenizer.vocab_size)
+    records, lengths = [], []
+    for number, raw in numbered:
+        text_tokens = [next(tokens) for _ in raw.texts]
+        text_lengths = [len(text) for text in text_tokens]
+        if 0 in text_lengths:
+            bad_lines.append((number, "a text without any token"))
+            continue
+        records.append(encode_record(_example(raw, text_tokens, dtype, block.max_tokens)))
+        lengths.extend(text_lengths)
+    return TokenisedBlock(records, len(lines), sorted(bad_lines), np.array(lengths, np.int32))
+
+
+def _example(raw: RawExample, tokens: list[np.ndarray], dtype: np.dtype, max_tokens: int) -> Example:
+    texts = tuple(
+        Text(text_tokens[:max_tokens].astype(dtype), len(text_tokens), text_id(text))
+        for text, text_tokens in zip(raw.texts, tokens)
+    )
+    scores = None if raw.scores is None else np.array(raw.scores, np.float32)
+    return Example(raw.kind, texts, raw.num_positives, scores)
+
+
+def _article(file_kind: str) -> str:
+    return "a line of " + file_kind if file_kind.startswith("lists") else f"a {file_kind}"
+
+
+def _plural(file_kind: str) -> str:
+    return file_kind if file_kind.startswith("lists") else f"{file_kind}s"
+
+
+def blocks_of(source: SourceFile, max_tokens: int) -> Iterator[Block]:
+    """The blocks of a file, each with the kind of the file, which its first good line decides."""
+    file_kind = None
+    for first_line, lines in source.blocks():
+        file_kind = file_kind or _first_kind(lines, source.syntax)
+        yield Block(first_line, lines, source.syntax, file_kind, max_tokens)
+
+
+def _first_kind(lines: bytes, syntax: str) -> str | None:
+    for line in split_lines(lines):
+        with contextlib.suppress(BadLine):
+            return parse_line(line, syntax).file_kind
+    return None
+
+
+class DatasetWriter:
+    """Writes the tokenised blocks of one file, in their order, as shards and a manifest."""
+
+    def __init__(self, data_dir: Path, name: str, source: SourceFile, records_per_shard: int):
+        self.name = name
+        self.source = source
+        self.final_folder = data_dir / name
+        self.folder = data_dir / f"{name}.partial"
+        self.records_per_shard = records_per_shard
+        self.file_kind: str | None = None
+        self.num_lines = 0
+        self.reasons: collections.Counter[str] = collections.Counter()
+        self.bad_lines: list[tuple[int, str]] = []
+        self.length_counts = np.zeros(len(LENGTH_EDGES), np.int64)
+        self.num_texts = self.num_tokens = self.truncated_texts = 0
+        self.shard_records: list[int] = []
+        self._writer = None
+        shutil.rmtree(self.folder, ignore_errors=True)  # of a run that was killed
+        self.folder.mkdir(parents=True)
+
+    def add(self, block: Block, result: TokenisedBlock) -> None:
+        self.file_kind = block.file_kind
+        self.num_lines += result.num_lines
+        self.reasons.update(reason for _, reason in result.bad_lines)
+        self.bad_lines.extend(result.bad_lines[: NAMED_BAD_LINES - len(self.bad_lines)])
+        self.num_texts += len(result.lengths)
+        self.num_tokens += int(result.lengths.sum())
+        self.truncated_texts += int((result.lengths > block.max_tokens).sum())
+        bins = np.searchsorted(LENGTH_EDGES, result.lengths, side="right") - 1
+        self.length_counts += np.bincount(bins, minlength=len(LENGTH_EDGES))
+        with named_write_errors(self.folder):
+            for record in result.records:
+                self._write(record)
+
+    def _write(self, record: bytes) -> None:
+        if self._writer is None:
+            self._writer = open_writer(self.folder / f"{len(self.shard_records):05d}")
+            self.shard_records.append(0)
+        self._writer.write(record)
+        self.shard_records[-1] += 1
+        if self.shard_records[-1] == self.records_per_shard:
+            self._close_shard()
+
+    def _close_shard(self) -> None:
+        if self._writer is not None:
+            self._writer.close()
+            self._writer = None
+
+    def require_few_bad_lines(self, max_bad_share: float) -> None:
+        """Raises if the file has no good line, or a larger share of bad ones than is allowed."""
+        bad = self.reasons.total()
+        named = "; ".join(f"{self.source.path}:{number}: {reason}" for number, reason in self.bad_lines[:3])
+        if not self.shard_records:
+            raise ValueError(f"{self.source.path}: no example in {self.num_lines} lines: {named or 'a header alone'}")
+        if bad > max_bad_share * self.num_lines:
+            raise ValueError(
+                f"{self.source.path}: {bad} of {self.num_lines} lines are bad ({bad / self.num_lines:.2%}), more than "
+                f"--max_bad_share={max_bad_share:g} allows: {named}"
+            )
+
+    def finish(self, tokenizer_fingerprint: str, options: dict) -> dict:
+        """Closes the shards, writes the manifest and gives the folder its name. Returns the manifest."""
+        with named_write_errors(self.folder):
+            self._close_shard()
+            manifest = {
+                "format": FORMAT_VERSION,
+                "name": self.name,
+                "kind": self.file_kind.split()[0],
+                "has_negatives": self.file_kind in ("triplet", "lists with negatives"),
+                "examples": sum(self.shard_records),
+                "lines": self.num_lines,
+                "texts": self.num_texts,
+                "tokens": self.num_tokens,
+                "truncated_texts": self.truncated_texts,
+                "length_histogram": {"edges": list(LENGTH_EDGES), "counts": self.length_counts.tolist()},
+                "skipped": {
+                    "count": self.reasons.total(),
+                    "reasons": dict(self.reasons.most_common()),
+                    "first": [list(bad_line) for bad_line in self.bad_lines],
+                },
+                "source": source_state(self.source.path) | {"crc32": f"{self.source.crc32:08x}"},
+                "tokenizer": tokenizer_fingerprint,
+                "options": options,
+                "shards": self._name_shards(),
+            }
+            write_json(self.folder / "manifest.json", manifest)
+            if self.final_folder.exists():  # of another state of the source, or with other options
+                shutil.rmtree(self.final_folder)
+            os.rename(self.folder, self.final_folder)
+        return manifest
+
+    def _name_shards(self) -> list[dict]:
+        shards = []
+        for index, records in enumerate(self.shard_records):
+            path = self.folder / shard_name(index, len(self.shard_records))
+            os.rename(self.folder / f"{index:05d}", path)
+            written = ArrayRecordReader(os.fspath(path)).num_records()
+            if written != records:
+                raise OSError(f"{path}: {records} records were written and {written} can be read")
+            shards.append({
+                "file": path.name, "records": records, "bytes": path.stat().st_size, "crc32": checksum(path),
+            })
+        return shards
+
+
+@contextlib.contextmanager
+def named_write_errors(folder: Path) -> Iterator[None]:
+    """Turns what ArrayRecord and the system say of a full or unwritable disk into an OSError that names the folder."""
+    try:
+        yield
+    except RuntimeError as error:  # ArrayRecord's only kind
+        raise OSError(f"cannot write in {folder}: {error}. Make room or choose another --data_dir") from error
+    except OSError as error:
+        if error.errno is None:
+            raise
+        raise OSError(f"cannot write in {folder}: {error}. Make room or choose another --data_dir") from error
+
+
+def source_state(path: Path) -> dict:
+    """Size and time of a source file: while they are equal it is taken to be unchanged."""
+    state = path.stat()
+    return {"bytes": state.st_size, "mtime_ns": state.st_mtime_ns}
+
+
+def is_unchanged(manifest: dict, path: Path) -> bool:
+    """Whether a dataset's source is what it was: the same size and time, or the same size and CRC-32."""
+    now, then = source_state(path), manifest["source"]
+    if now["bytes"] != then["bytes"]:
+        return False
+    return now["mtime_ns"] == then["mtime_ns"] or checksum(path) == then["crc32"]
