@@ -1,0 +1,158 @@
+"""similarity_logsumexp: the one primitive under every contrastive loss, and the choice of its implementation.
+
+It holds no collective. Losses compose from it by AD: a one-way loss takes row_lse alone, a symmetric one takes both
+from a single product, and over devices the column part is combined by sharding.collectives.psum_logsumexp.
+
+Legend: b query rows, N keys, D width.
+"""
+
+import functools
+from typing import Literal, NamedTuple
+
+import jax
+import jax.numpy as jnp
+from absl import logging
+
+from kernels.contrastive import reference, tpu, xla
+from kernels.contrastive.labels import PairLabels, pair_labels
+
+Implementation = Literal["auto", "reference", "xla", "tpu", "tpu_interpret"]
+
+
+class _Options(NamedTuple):
+    implementation: str
+    columns: bool
+    row_block: int | None
+    column_block: int | None
+
+
+def similarity_logsumexp(
+    queries: jax.Array,  # [b, D] float32 or bfloat16
+    keys: jax.Array,  # [N, D], the queries' dtype
+    scale: jax.Array | float,  # []
+    *,
+    query_labels: jax.Array | None = None,  # [b, 2] int32: query text, positive text
+    key_labels: jax.Array | None = None,  # [N, 2] int32: key text, anchor text
+    positives: jax.Array | None = None,  # [b] int32: column of each row's own positive
+    columns: bool = True,
+    implementation: Implementation = "auto",
+    row_block: int | None = None,
+    column_block: int | None = None,
+) -> tuple[jax.Array, jax.Array | None]:
+    """row_lse_i = log sum_j exp(s_ij) and column_lse_j = log sum_i exp(s_ij) with s_ij = scale <q_i, k_j>.
+
+    Both sums leave out false negatives: with labels (equal where the texts are; labels.text_labels), the key j is no
+    negative of row i where its text is i's positive or i's query, or where its anchor is i's query. A row's own
+    positive is always kept. The text label -1 is an empty slot, which takes part in nothing (anchor label -1: no
+    anchor). key_labels without query_labels and positives leaves out the empty keys only.
+
+    Differentiable in queries, keys and scale; saves only its operands and the two results. A row or column without a
+    candidate has the value -inf and the gradient zero. Scores, sums and gradients accumulate in float32.
+
+    Args:
+      columns: False leaves the column part out, at no cost: column_lse is None.
+      implementation: "auto" is "tpu" on a TPU and "xla" elsewhere; a named one raises ValueError where it cannot run.
+      row_block, column_block: tile sizes; None lets the implementation choose.
+
+    Returns:
+      row_lse [b] and column_lse [N] (or None), float32. Over devices column_lse covers the local rows only.
+    """
+    _check_shapes(queries, keys, scale, query_labels, key_labels, positives)
+    chosen = _choose(implementation, queries.dtype)
+    labels = pair_labels(query_labels, key_labels, positives, queries.shape[0])
+    with jax.named_scope("similarity_logsumexp"):
+        if chosen == "reference":
+            return reference.similarity_logsumexp(queries, keys, scale, labels, columns=columns)
+        options = _Options(chosen, columns, row_block, column_block)
+        return _similarity_logsumexp(options, queries, keys, jnp.asarray(scale, jnp.float32), labels)
+
+
+@functools.partial(jax.custom_vjp, nondiff_argnums=(0,))
+def _similarity_logsumexp(options: _Options, queries, keys, scale, labels: PairLabels | None):
+    forward, _ = _functions(options)
+    return forward(queries, keys, scale, labels, columns=options.columns)
+
+
+def _forward(options: _Options, queries, keys, scale, labels):
+    row_lse, column_lse = _similarity_logsumexp(options, queries, keys, scale, labels)
+    return (row_lse, column_lse), (queries, keys, scale, labels, row_lse, column_lse)
+
+
+def _backward(options: _Options, residuals, cotangents):
+    queries, keys, scale, labels, row_lse, column_lse = residuals
+    row_cotangent, column_cotangent = cotangents
+    row_lse, row_cotangent = _without_empty(row_lse, row_cotangent)
+    if options.columns:
+        column_lse, column_cotangent = _without_empty(column_lse, column_cotangent)
+    _, backward = _functions(options)
+    gradients = backward(queries, keys, scale, labels, row_lse, column_lse, row_cotangent, column_cotangent)
+    return *gradients, None
+
+
+_similarity_logsumexp.defvjp(_forward, _backward)
+
+
+def _without_empty(lse, cotangent):
+    """lse and cotangent with 0 where there was no candidate: exp(score - lse) is then exp(-inf), and not NaN."""
+    empty = lse == -jnp.inf
+    return jnp.where(empty, 0.0, lse), jnp.where(empty, 0.0, cotangent)
+
+
+def _functions(options: _Options):
+    """(forward, backward) of the chosen implementation with its static options bound."""
+    static = {"row_block": options.row_block, "column_block": options.column_block}
+    module = xla
+    if options.implementation != "xla":
+        module, static = tpu, static | {"interpret": options.implementation == "tpu_interpret"}
+    return functools.partial(module.forward, **static), functools.partial(module.backward, **static)
+
+
+def _choose(implementation: str, dtype) -> str:
+    """The implementation to run; ValueError where the named one cannot run on the device being compiled for."""
+    if implementation not in Implementation.__args__:
+        raise ValueError(f"implementation={implementation!r} is none of {', '.join(Implementation.__args__)}")
+    device_kind = _device_kind()
+    on_tpu = device_kind.startswith("TPU")
+    if implementation == "auto":
+        implementation = "tpu" if on_tpu else "xla"
+        _log_choice(implementation, device_kind)
+    if implementation == "tpu" and not on_tpu:
+        raise ValueError(f"implementation='tpu' cannot run on {device_kind!r}: use 'auto', 'xla' or 'tpu_interpret'")
+    if implementation == "tpu" and device_kind in ("TPU v2", "TPU v3") and dtype != jnp.float32:
+        raise ValueError(f"implementation='tpu' takes float32 operands on a {device_kind}, not {dtype}: its Mosaic "
+                         "kernels have no bfloat16 matrix operand; cast queries and keys to float32")
+    return implementation
+
+
+def _device_kind() -> str:
+    """The kind of device being compiled for: the mesh's inside shard_map (it may be absent here), else the default."""
+    device = jax.sharding.get_abstract_mesh().abstract_device
+    return device.device_kind if device is not None else jax.devices()[0].device_kind
+
+
+@functools.cache
+def _log_choice(implementation: str, device_kind: str) -> None:
+    logging.info("similarity_logsumexp: implementation=%s on %s", implementation, device_kind)
+
+
+def _check_shapes(queries, keys, scale, query_labels, key_labels, positives) -> None:
+    if queries.ndim != 2 or keys.ndim != 2 or queries.shape[1] != keys.shape[1]:
+        raise ValueError(f"queries [b, D] and keys [N, D] do not match: {queries.shape} and {keys.shape}")
+    if 0 in queries.shape or 0 in keys.shape:
+        raise ValueError(f"queries [b, D] and keys [N, D] must not be empty: {queries.shape} and {keys.shape}")
+    if queries.dtype != keys.dtype:
+        raise ValueError(f"queries and keys differ in dtype: {queries.dtype} and {keys.dtype}")
+    if queries.dtype not in (jnp.float32, jnp.bfloat16, jnp.float64):
+        raise ValueError(f"queries and keys must be float32 or bfloat16, not {queries.dtype}")
+    if jnp.shape(scale) != ():
+        raise ValueError(f"scale must be a scalar, not of shape {jnp.shape(scale)}")
+    if (query_labels is None) != (positives is None):
+        raise ValueError("query_labels and positives go together: give both or neither")
+    if query_labels is not None and key_labels is None:
+        raise ValueError("query_labels need key_labels: give both, or key_labels alone")
+    expected = {"query_labels": (query_labels, (queries.shape[0], 2)), "key_labels": (key_labels, (keys.shape[0], 2)),
+                "positives": (positives, (queries.shape[0],))}
+    for name, (array, shape) in expected.items():
+        if array is not None and (array.shape != shape or array.dtype != jnp.int32):
+            raise ValueError(f"{name} must be {shape} int32, not {array.shape} {array.dtype}: queries are "
+                             f"{queries.shape} and keys {keys.shape}")

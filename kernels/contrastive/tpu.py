@@ -1,0 +1,280 @@
+"""row_lse_i = log sum_j exp(s_ij), column_lse_j = log sum_i exp(s_ij), s_ij = scale <q_i, k_j>: Pallas for TPU.
+
+One tile of scores lives in VMEM at a time; HBM holds nothing of size [b, N]. With u = b N D:
+
+  forward    2u  rows outer, columns inner. A row's running maximum and sum stay in VMEM over the inner loop; a column's
+                 log-sum-exp over the rows of one row block goes to HBM as [R, N] and is combined outside.
+  backward   8u  one kernel run twice, 4u each: it recomputes the scores and accumulates the gradient of its outer
+                 operand over the inner one. Queries outer gives dQ and dscale, keys outer gives dK.
+
+A kernel sees an `outer` and an `inner` side. Labels, log-sum-exps and cotangents lie in HBM along the lanes,
+[fields, n]: as [n, fields] they would be padded to 128 lanes, 512 bytes a key. The outer side's are transposed on chip.
+
+Blocks overhang where they do not divide a size. Mosaic leaves anything there, NaN included: scores are dropped by
+index, and the inner operand of the second product is zeroed, since 0 * NaN is NaN.
+
+Legend: b query rows, N keys, D width (padded to a multiple of 128 lanes); o rows of an outer block, i of an inner one;
+R row blocks.
+"""
+
+import functools
+
+import jax
+import jax.numpy as jnp
+from jax.experimental import pallas as pl
+from jax.experimental.pallas import tpu as pltpu
+
+from kernels.contrastive.labels import PairLabels, is_left_out
+
+LANES = 128
+VMEM_BYTES = 14 * 2**20
+"""Of the 16 MiB that XLA grants a kernel on v3 to v5p without a flag (the rest is Mosaic's own)."""
+
+
+def vmem_bytes(outer_block: int, inner_block: int, width: int, itemsize: int) -> int:
+    """VMEM of the backward kernel; the forward needs less. Blocks are double-buffered: hence the factors of two.
+
+    Within 20 % of what libtpu reports where a kernel is too large (D = 512 to 2560); register spills are not counted.
+    """
+    operands = 2 * (outer_block + inner_block) * width * itemsize  # [o, D], [i, D]
+    gradient = 2 * outer_block * width * itemsize  # [o, D], written once an outer block
+    accumulator = 2 * outer_block * width * 4  # [o, D] float32, and the product that is added to it
+    zeroed = inner_block * width * 4  # [i, D] with its overhang zeroed
+    fields = 2 * 2 * 8 * (outer_block + inner_block) * 4  # labels and values of both sides, padded to 8 sublanes
+    transposed = 2 * outer_block * LANES * 4  # labels and values of the outer side, padded to 128 lanes
+    tile = 4 * outer_block * inner_block * 4  # scores, two exponentials, mask or operand-dtype gradient
+    split = 0
+    if itemsize == 4:  # a float32 product at full precision splits its operands into three bfloat16 parts
+        split = 6 * ((outer_block + 2 * inner_block) * width + 2 * outer_block * inner_block)
+    return operands + gradient + accumulator + zeroed + fields + transposed + tile + split
+
+
+def default_block(width: int, itemsize: int) -> int:
+    """The largest square tile that fits: 512 up to D = 768 in bfloat16, 256 up to D = 896 in float32."""
+    for block in (512, 256, 128):
+        if vmem_bytes(block, block, width, itemsize) <= VMEM_BYTES:
+            return block
+    raise ValueError(f"width {width} needs {vmem_bytes(128, 128, width, itemsize)} bytes of VMEM in tiles of 128 x 128,"
+                     f" more than {VMEM_BYTES}: use implementation='xla'")
+
+
+def forward(
+    queries: jax.Array,  # [b, D]
+    keys: jax.Array,  # [N, D]
+    scale: jax.Array,  # [] float32
+    labels: PairLabels | None,
+    *,
+    columns: bool,
+    row_block: int | None = None,
+    column_block: int | None = None,
+    interpret: bool = False,
+) -> tuple[jax.Array, jax.Array | None]:  # row_lse [b], column_lse [N] or None, float32
+    num_rows, num_keys = queries.shape[0], keys.shape[0]
+    queries, keys = _pad_width(queries), _pad_width(keys)
+    rows, key_side = _sides(queries, keys, labels)
+    o, i = _block(row_block, queries), _block(column_block, keys)
+    num_row_blocks = pl.cdiv(num_rows, o)
+    out_shape = {"row_lse": jax.ShapeDtypeStruct((1, num_rows), jnp.float32)}
+    out_specs = {"row_lse": pl.BlockSpec((1, o), lambda row, column: (0, row))}
+    if columns:
+        out_shape["column_lse"] = jax.ShapeDtypeStruct((num_row_blocks, 1, num_keys), jnp.float32)
+        out_specs["column_lse"] = pl.BlockSpec((None, 1, i), lambda row, column: (row, 0, column))
+    results = _call(
+        functools.partial(_forward_kernel, sizes=(num_rows, num_keys)),
+        scale, rows, key_side, (o, i), out_shape, out_specs,
+        scratch={"maximum": pltpu.VMEM((o, 1), jnp.float32), "total": pltpu.VMEM((o, 1), jnp.float32)},
+        interpret=interpret,
+    )
+    column_lse = jax.nn.logsumexp(results["column_lse"][:, 0], axis=0) if columns else None
+    return results["row_lse"][0], column_lse
+
+
+def backward(
+    queries: jax.Array,  # [b, D]
+    keys: jax.Array,  # [N, D]
+    scale: jax.Array,  # [] float32
+    labels: PairLabels | None,
+    row_lse: jax.Array,  # [b]
+    column_lse: jax.Array | None,  # [N]
+    row_cotangent: jax.Array,  # [b]
+    column_cotangent: jax.Array | None,  # [N]
+    *,
+    row_block: int | None = None,
+    column_block: int | None = None,
+    interpret: bool = False,
+) -> tuple[jax.Array, jax.Array, jax.Array]:  # dQ [b, D], dK [N, D] in the operands' dtype, dscale []
+    """dS_ij = g_i exp(s_ij - row_lse_i) + h_j exp(s_ij - column_lse_j); dQ = scale dS K; dK = scale dS^T Q."""
+    width = queries.shape[1]
+    queries, keys = _pad_width(queries), _pad_width(keys)
+    rows, key_side = _sides(queries, keys, labels)
+    rows["values"] = jnp.stack([row_lse, row_cotangent])
+    if column_lse is not None:
+        key_side["values"] = jnp.stack([column_lse, column_cotangent])
+    blocks = _block(row_block, queries), _block(column_block, keys)
+    run = functools.partial(_outer_gradient, scale=scale, interpret=interpret)
+    query_gradient, scale_gradient = run(rows, key_side, blocks, queries_outer=True)
+    key_gradient, _ = run(key_side, rows, blocks[::-1], queries_outer=False)
+    return query_gradient[:, :width], key_gradient[:, :width], scale_gradient
+
+
+def _outer_gradient(outer, inner, blocks, *, queries_outer: bool, scale, interpret: bool):
+    """(gradient of the outer operand [n, D], dscale or None)."""
+    (num_outer, width), num_inner = outer["operand"].shape, inner["operand"].shape[0]
+    o = blocks[0]
+    out_shape = {"gradient": jax.ShapeDtypeStruct((num_outer, width), outer["operand"].dtype)}
+    out_specs = {"gradient": pl.BlockSpec((o, width), lambda outer, inner: (outer, 0))}
+    if queries_outer:  # sum_ij dS_ij <q_i, k_j>, over the rows of each block and not yet over D
+        out_shape["scale"] = jax.ShapeDtypeStruct((pl.cdiv(num_outer, o), 1, width), jnp.float32)
+        out_specs["scale"] = pl.BlockSpec((None, 1, width), lambda outer, inner: (outer, 0, 0))
+    results = _call(
+        functools.partial(_backward_kernel, sizes=(num_outer, num_inner), queries_outer=queries_outer),
+        scale, outer, inner, blocks, out_shape, out_specs,
+        scratch={"accumulator": pltpu.VMEM((o, width), jnp.float32)}, interpret=interpret,
+    )
+    return results["gradient"], jnp.sum(results["scale"]) if queries_outer else None
+
+
+def _forward_kernel(scale, outer, inner, results, scratch, *, sizes):
+    """Tile (row block, column block): queries outer, keys inner."""
+    column = pl.program_id(1)
+
+    @pl.when(column == 0)
+    def _():
+        scratch["maximum"][...] = jnp.full_like(scratch["maximum"], -jnp.inf)
+        scratch["total"][...] = jnp.zeros_like(scratch["total"])
+
+    scores, left_out = _scores(scale, outer, inner, sizes, queries_outer=True)
+    if left_out is not None:
+        scores = jnp.where(left_out, -jnp.inf, scores)
+
+    maximum = jnp.maximum(scratch["maximum"][...], jnp.max(scores, axis=1, keepdims=True))  # [o, 1]
+    shift = _finite(maximum)
+    decayed = scratch["total"][...] * jnp.exp(scratch["maximum"][...] - shift)
+    scratch["total"][...] = decayed + jnp.sum(jnp.exp(scores - shift), axis=1, keepdims=True)
+    scratch["maximum"][...] = maximum
+
+    if "column_lse" in results:
+        shift = _finite(jnp.max(scores, axis=0, keepdims=True))  # [1, i]
+        results["column_lse"][...] = shift + jnp.log(jnp.sum(jnp.exp(scores - shift), axis=0, keepdims=True))
+
+    @pl.when(column == pl.num_programs(1) - 1)
+    def _():
+        results["row_lse"][...] = (_finite(scratch["maximum"][...]) + jnp.log(scratch["total"][...])).T
+
+
+def _backward_kernel(scale, outer, inner, results, scratch, *, sizes, queries_outer: bool):
+    """Tile (outer block, inner block): the gradient of the outer operand accumulates over the inner blocks."""
+    inner_index, accumulator = pl.program_id(1), scratch["accumulator"]
+
+    @pl.when(inner_index == 0)
+    def _():
+        accumulator[...] = jnp.zeros_like(accumulator)
+
+    scores, left_out = _scores(scale, outer, inner, sizes, queries_outer)
+    score_gradient = jnp.zeros_like(scores)
+    if "values" in outer:
+        lse, cotangent = _outer_fields(outer["values"])
+        score_gradient += cotangent * jnp.exp(scores - lse)
+    if "values" in inner:
+        lse, cotangent = _inner_fields(inner["values"])
+        score_gradient += cotangent * jnp.exp(scores - lse)
+    if left_out is not None:
+        score_gradient = jnp.where(left_out, 0.0, score_gradient)
+    operand = _zero_overhang(inner["operand"][...], inner_index, sizes[1])
+    accumulator[...] += _product(score_gradient.astype(operand.dtype), operand, (1, 0))
+
+    @pl.when(inner_index == pl.num_programs(1) - 1)
+    def _():
+        results["gradient"][...] = (scale[0, 0] * accumulator[...]).astype(results["gradient"].dtype)
+        if queries_outer:
+            operand = _zero_overhang(outer["operand"][...], pl.program_id(0), sizes[0]).astype(jnp.float32)
+            results["scale"][...] = jnp.sum(accumulator[...] * operand, axis=0, keepdims=True)
+
+
+def _scores(scale, outer, inner, sizes: tuple[int, int], queries_outer: bool):
+    """(scores [o, i], whether each is left out [o, i] or None where none can be)."""
+    scores = scale[0, 0] * _product(outer["operand"][...], inner["operand"][...], (1, 1))
+    indices = [pl.program_id(axis) * scores.shape[axis] + jax.lax.broadcasted_iota(jnp.int32, scores.shape, axis)
+               for axis in (0, 1)]
+    left_out = [indices[axis] >= sizes[axis] for axis in (0, 1) if sizes[axis] % scores.shape[axis]]
+    if "labels" in outer:
+        outer_fields, inner_fields = _outer_fields(outer["labels"]), _inner_fields(inner["labels"])
+        if queries_outer:
+            left_out.append(is_left_out(outer_fields, inner_fields, indices[1]))
+        else:
+            left_out.append(is_left_out(inner_fields, outer_fields, indices[0]))
+    return scores, functools.reduce(jnp.logical_or, left_out) if left_out else None
+
+
+def _inner_fields(fields):
+    """The fields of [fields, i] as lane rows [1, i]."""
+    return [fields[field:field + 1, :] for field in range(fields.shape[0])]
+
+
+def _outer_fields(fields):
+    """The fields of [fields, o] as sublane columns [o, 1]."""
+    transposed = fields[...].T
+    return [transposed[:, field:field + 1] for field in range(fields.shape[0])]
+
+
+def _zero_overhang(operand, block_index, size: int):
+    """The block [n, D] with zeros in the rows beyond the array's end."""
+    if size % operand.shape[0] == 0:
+        return operand
+    rows = block_index * operand.shape[0] + jax.lax.broadcasted_iota(jnp.int32, operand.shape, 0)
+    return jnp.where(rows < size, operand.astype(jnp.float32), 0.0).astype(operand.dtype)
+
+
+def _product(left, right, contract: tuple[int, int]):
+    """left times right, contracted over one axis of each; float32 operands are not rounded to bfloat16."""
+    precision = jax.lax.Precision.HIGHEST if left.dtype == jnp.float32 else jax.lax.Precision.DEFAULT
+    return jax.lax.dot_general(left, right, (((contract[0],), (contract[1],)), ((), ())),
+                               precision=precision, preferred_element_type=jnp.float32)
+
+
+def _finite(maximum):
+    """The maximum, or 0 where there was no candidate, so that exp(-inf - maximum) is 0 and not NaN."""
+    return jnp.where(maximum == -jnp.inf, 0.0, maximum)
+
+
+def _call(kernel, scale, outer, inner, blocks, out_shape, out_specs, *, scratch, interpret: bool):
+    """Runs the kernel over (outer blocks, inner blocks), the inner ones in order."""
+    o, i = blocks
+
+    def specs(side: dict[str, jax.Array], block: int, axis: int):
+        fields = {name: pl.BlockSpec((array.shape[0], block), lambda *index: (0, index[axis]))
+                  for name, array in side.items()}
+        operand = pl.BlockSpec((block, side["operand"].shape[1]), lambda *index: (index[axis], 0))
+        return fields | {"operand": operand}
+
+    return pl.pallas_call(
+        kernel,
+        grid=(pl.cdiv(outer["operand"].shape[0], o), pl.cdiv(inner["operand"].shape[0], i)),
+        in_specs=[pl.BlockSpec(memory_space=pltpu.SMEM), specs(outer, o, axis=0), specs(inner, i, axis=1)],
+        out_shape=out_shape, out_specs=out_specs, scratch_shapes=[scratch],
+        compiler_params=pltpu.CompilerParams(dimension_semantics=("parallel", "arbitrary")),
+        interpret=pltpu.InterpretParams() if interpret else False,
+    )(scale.reshape(1, 1), outer, inner)
+
+
+def _sides(queries, keys, labels: PairLabels | None):
+    """The operand [n, D] of each side, and its labels [fields, n]."""
+    rows, key_side = {"operand": queries}, {"operand": keys}
+    if labels is not None:
+        rows["labels"], key_side["labels"] = labels.rows.T, labels.keys.T
+    return rows, key_side
+
+
+
+
+def _block(block: int | None, operand: jax.Array) -> int:
+    """A multiple of 128 (a side is the lanes of one kernel or the other), no longer than the side asks for."""
+    block = block or default_block(operand.shape[1], operand.dtype.itemsize)
+    if block % LANES:
+        raise ValueError(f"a block of {block} is not a multiple of {LANES} lanes")
+    return min(block, pl.cdiv(operand.shape[0], LANES) * LANES)
+
+
+def _pad_width(operand: jax.Array) -> jax.Array:
+    """Zeros up to a multiple of 128 lanes: they add nothing to a product over D."""
+    return jnp.pad(operand, ((0, 0), (0, -operand.shape[1] % LANES)))

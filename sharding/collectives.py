@@ -1,0 +1,35 @@
+"""Collectives over the data axis with the gradients that the exact global loss needs.
+
+Inside shard_map with check_vma=False, AD differentiates the SUM over devices of what each device returns: psum
+transposes to psum, a tiled all-gather to a reduce-scatter. So a loss is exact where the devices' losses add up to it:
+each returns its own share (its rows, its columns), never a copy of the whole.
+
+Legend: b keys a device, B keys of all devices, N columns.
+"""
+
+import jax
+import jax.numpy as jnp
+
+
+def all_gather_with_gradient(
+    local: jax.Array,  # [b, ...]
+    axis_name: str,
+) -> jax.Array:  # [B, ...], in device order
+    """Every device's rows; the gradient of a row is summed over the devices and returns to the one that owns it."""
+    return jax.lax.all_gather(local, axis_name, tiled=True)
+
+
+def psum_logsumexp(
+    partial: jax.Array,  # [N] float32
+    axis_name: str,
+) -> jax.Array:  # [N], the same on every device
+    """log sum_d exp(partial_d): log-sum-exps over each device's rows combined into those over all rows.
+
+    Shifted by the maximum over devices, so it does not overflow. A column without candidates anywhere (-inf on every
+    device) stays -inf and has the gradient zero.
+    """
+    maximum = jax.lax.pmax(jax.lax.stop_gradient(partial), axis_name)
+    occupied = maximum != -jnp.inf
+    shift = jnp.where(occupied, maximum, 0.0)
+    total = jax.lax.psum(jnp.exp(partial - shift), axis_name)
+    return jnp.where(occupied, shift + jnp.log(jnp.where(occupied, total, 1.0)), -jnp.inf)
