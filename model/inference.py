@@ -1,0 +1,185 @@
+"""Embed the lines of a text file: one embedding a line, in order, as a .npy file.
+
+`Encoder` is the same from Python: Encoder.load(MODEL).encode(list of str) -> float32 [n, d].
+"""
+
+import collections
+import concurrent.futures
+import dataclasses
+import functools
+import os
+import sys
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+from typing import Any, Literal
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from absl import logging
+from jax.sharding import NamedSharding, PartitionSpec
+from tqdm import tqdm
+
+from data.tokenizer import TextTokenizer, load_tokenizer
+from flags import REQUIRED, flag
+from model import pooling
+from model.batching import Call, make_calls
+from model.config import ModelConfig
+from model.folders import new_file
+from model.parameters import Tree
+from model.weights import load_model
+from sharding.mesh import DATA_AXIS, make_mesh
+
+WINDOW = 8192  # texts tokenised at once, while the device works on those before
+CALLS_IN_FLIGHT = 3  # dispatched before the first result is fetched
+CPU_BATCH_TOKENS = 2048  # activations stay in the processor's cache
+DEVICE_BATCH_TOKENS = 32768
+
+
+@dataclasses.dataclass(frozen=True)
+class EmbedConfig:
+    model: str = flag(REQUIRED, "MODEL: a folder (ours, Hugging Face's, sentence-transformers') or a hub id")
+    input: str = flag(REQUIRED, "text file, UTF-8, one text a line; - is standard input")
+    output: str = flag(REQUIRED, "FILE.npy to write: float32 [lines, d]")
+    batch_tokens: int = flag(0, "tokens encoded at once on each device; 0: 2048 on CPUs, 32768 on other devices")
+    dtype: Literal["float32", "bfloat16"] = flag("float32", "compute dtype")
+    max_length: int = flag(0, "tokens of a text that are read, special ones included; 0: as the model says")
+
+
+def embed(config: EmbedConfig) -> None:
+    """Runs the command; raises ValueError for a line that is no UTF-8 and OSError if the output cannot be written."""
+    with new_file(config.output) as file:  # made first, so that a place that is not writable costs no time
+        texts = read_lines(config.input)
+        encoder = Encoder.load(
+            config.model, dtype=config.dtype, max_length=config.max_length, batch_tokens=config.batch_tokens
+        )
+        embeddings = encoder.encode(texts, progress=True)
+        np.save(file, embeddings)
+    logging.info("wrote %s: %d embeddings of %d", config.output, *embeddings.shape)
+
+
+def read_lines(path: str) -> list[str]:
+    """The lines of a UTF-8 file, or of standard input for "-"; an empty line is the empty text."""
+    name = "standard input" if path == "-" else path
+    content = sys.stdin.buffer.read() if path == "-" else Path(path).read_bytes()
+    if not content:
+        raise ValueError(f"{name} is empty: there is nothing to embed")
+    texts = []
+    for number, line in enumerate(content.removesuffix(b"\n").split(b"\n"), start=1):
+        try:
+            texts.append(line.decode("utf-8"))
+        except UnicodeDecodeError as error:
+            raise ValueError(f"{name}:{number}: not UTF-8: {error}") from error
+    return texts
+
+
+class Encoder:
+    """A model ready to embed texts on this process's devices."""
+
+    def __init__(
+        self,
+        config: ModelConfig,
+        parameters: Tree,
+        tokenizer: TextTokenizer,
+        *,
+        dtype: str | jnp.dtype = jnp.float32,
+        batch_tokens: int = 0,
+        devices: Sequence[jax.Device] | None = None,
+    ):
+        if tokenizer.vocab_size > config.encoder.vocab_size:
+            raise ValueError(
+                f"the tokenizer has {tokenizer.vocab_size} tokens, the model's embedding table "
+                f"{config.encoder.vocab_size}: they do not belong together"
+            )
+        mesh = make_mesh(devices or jax.local_devices())
+        on_cpu = mesh.devices.flat[0].platform == "cpu"
+        self.config = config
+        self.tokenizer = tokenizer
+        self.batch_tokens = batch_tokens or (CPU_BATCH_TOKENS if on_cpu else DEVICE_BATCH_TOKENS)
+        self._num_devices = mesh.size
+        self._by_block = NamedSharding(mesh, PartitionSpec(DATA_AXIS))
+        self._parameters = jax.device_put(parameters, NamedSharding(mesh, PartitionSpec()))
+        self._embed = _compiled(config, jnp.dtype(dtype), mesh)
+
+    @classmethod
+    def load(cls, model: str | os.PathLike, *, max_length: int = 0, **options: Any) -> "Encoder":
+        """Reads MODEL (see model.weights.load_model); max_length 0 keeps the model's. Options are those of Encoder.
+
+        Raises ValueError if max_length is above the model's position table.
+        """
+        loaded = load_model(model)
+        config = dataclasses.replace(loaded.config, max_length=max_length or loaded.config.max_length)
+        return cls(config, loaded.parameters, load_tokenizer(loaded.tokenizer_folder), **options)
+
+    @classmethod
+    def from_parameters(
+        cls, config: ModelConfig, parameters: Tree, tokenizer: TextTokenizer, **options: Any
+    ) -> "Encoder":
+        """An encoder of parameters at hand (numpy, or arrays of this process's devices)."""
+        return cls(config, parameters, tokenizer, **options)
+
+    def encode(
+        self, texts: Sequence[str], *, progress: bool = False, normalize: bool | None = None
+    ) -> np.ndarray:  # [n, d] float32
+        """Embeddings of the texts, in order; each distinct text is encoded once.
+
+        Texts are stripped, as in training. normalize overrides whether the embeddings get unit norm.
+        """
+        if isinstance(texts, str):
+            raise ValueError("encode takes a list of texts, not one text")
+        numbers: dict[str, int] = {}
+        places = np.array([numbers.setdefault(text.strip(), len(numbers)) for text in texts], np.int64)
+        embeddings = np.empty((len(numbers), self.config.embedding_size), np.float32)
+        in_flight: collections.deque[tuple[Call, jax.Array]] = collections.deque()
+        normalize = self.config.normalize if normalize is None else normalize
+        with tqdm(total=len(numbers), desc="embed", unit="text", disable=not progress) as bar:
+
+            def fetch() -> None:
+                call, result = in_flight.popleft()
+                used = call.text_indices >= 0
+                embeddings[call.text_indices[used]] = np.asarray(result)[used]
+                bar.update(int(used.sum()))
+
+            for call in self._calls(list(numbers)):
+                packed = jax.device_put(call.packed, self._by_block)
+                in_flight.append((call, self._embed(self._parameters, packed, normalize=normalize)))
+                if len(in_flight) > CALLS_IN_FLIGHT:
+                    fetch()
+            while in_flight:
+                fetch()
+        return embeddings[places]
+
+    def _calls(self, texts: list[str]) -> Iterator[Call]:
+        """Tokenises one window of texts in a thread while the calls of the one before are packed and computed."""
+        starts = range(0, len(texts), WINDOW)
+        with concurrent.futures.ThreadPoolExecutor(1) as thread:
+            tokenised = thread.map(lambda start: self._tokenize(texts[start : start + WINDOW]), starts)
+            yield from make_calls(
+                tokenised, self.config.max_length, self.batch_tokens, self._num_devices, self.tokenizer.pad_id
+            )
+
+    def _tokenize(self, texts: list[str]) -> list[np.ndarray]:
+        """[prefix] + tokens, truncated + [suffix] of each text."""
+        if self.config.lower_case:
+            texts = [text.lower() for text in texts]
+        prefix, suffix = np.int32([self.tokenizer.prefix_id]), np.int32([self.tokenizer.suffix_id])
+        room = self.config.max_length - 2
+        return [np.concatenate([prefix, tokens[:room], suffix]) for tokens in self.tokenizer.encode(texts)]
+
+
+@functools.lru_cache(maxsize=8)
+def _compiled(config: ModelConfig, dtype: jnp.dtype, mesh: jax.sharding.Mesh):
+    """(parameters, packed [P, R, L], normalize) -> embeddings [P, T, d], one block a device; compiled once a shape."""
+
+    def run(parameters, packed, *, normalize: bool):
+        def local(parameters, packed):
+            return pooling.embed(parameters, dataclasses.replace(config, normalize=normalize), packed, dtype=dtype)
+
+        # A float32 embedding is one of float32 products: TPUs and GPUs would take fewer bits by default.
+        with jax.default_matmul_precision("highest" if dtype == jnp.float32 else "default"):
+            return jax.shard_map(
+                local, mesh=mesh, in_specs=(PartitionSpec(), PartitionSpec(DATA_AXIS)),
+                out_specs=PartitionSpec(DATA_AXIS),
+            )(parameters, packed)
+
+    return jax.jit(run, static_argnames="normalize")
