@@ -1,0 +1,70 @@
+"""Settings and data that do not fit: each a message that says what, and nothing written is lost."""
+
+import json
+import os
+
+import numpy as np
+import pytest
+
+
+@pytest.mark.parametrize("flags, devices, message", [
+    (["--packing_blocks=3"], 1, "global_batch_size=16 is not divisible by packing_blocks=3"),
+    (["--packing_blocks=2"], 4, "packing_blocks=2 is not divisible by the number of devices=4"),
+    (["--max_length=600", "--row_length=600"], 1, "max_length=600 is above the position table's 512"),
+    (["--encode_length=600"], 1, "max_length=600 is above the position table's 512"),
+    (["--warmup_steps=70"], 1, "warmup_steps=70 leaves nothing of num_steps=60"),
+    (["--init=nowhere/at/all"], 1, "nowhere/at/all"),
+    (["--data_dir=nowhere"], 1, "nowhere"),
+    (["--eval_sts=nowhere.tsv"], 1, "nowhere.tsv"),
+])
+def test_settings_that_do_not_fit(run_main, tiny_flags, tmp_path, flags, devices, message):
+    done = run_main("train", *tiny_flags, *flags, f"--workdir={tmp_path}", devices=devices, check=False)
+    assert done.returncode == 1
+    assert message in done.stderr.splitlines()[-1], done.stderr[-2000:]
+
+
+def test_unknown_command_and_flag(run_main):
+    assert run_main("tarin", check=False).returncode == 2
+    done = run_main("train", "--data_dir=a", "--workdir=b", "--init=c", "--learning_rat=1", check=False)
+    assert done.returncode == 2
+    assert "learning_rat" in done.stderr
+    done = run_main("train", "--data_dir=a", check=False)
+    assert done.returncode == 2
+    assert "workdir" in done.stderr
+
+
+def test_help_names_every_flag(run_main):
+    from training.config import TrainConfig
+
+    text = run_main("train", "--help", check=False).stdout
+    missing = [name for name in TrainConfig.__dataclass_fields__ if name not in text]
+    assert not missing
+
+
+def test_nonfinite_loss_stops_and_saves_the_batch(run_main, tiny_flags, tmp_path):
+    done = run_main("train", *tiny_flags, "--learning_rate=1e30", "--warmup_steps=0", f"--workdir={tmp_path}",
+                    check=False)
+    assert done.returncode == 1
+    last = done.stderr.splitlines()[-1]
+    assert "pairs.jsonl.gz" in last and "nonfinite-step-" in last, done.stderr[-2000:]
+    saved = np.load(next(tmp_path.glob("nonfinite-step-*.npz")))
+    step = int(next(tmp_path.glob("nonfinite-step-*.npz")).name.split("-")[2])
+    assert f"step {step}: " in last
+    assert saved["tokens"].shape[-1] == 64
+    assert sum(count for _, count in json.loads(str(saved["datasets"]))) == 16
+    assert not list((tmp_path / "checkpoints").glob(f"{step}")), "a step that went wrong is not saved"
+
+
+@pytest.mark.skipif(os.geteuid() == 0, reason="root writes everywhere")
+def test_unwritable_workdir(run_main, tiny_flags, tmp_path):
+    tmp_path.chmod(0o500)
+    done = run_main("train", *tiny_flags, f"--workdir={tmp_path}/run", check=False)
+    assert done.returncode == 1
+    assert str(tmp_path) in done.stderr.splitlines()[-1]
+
+
+def test_workdir_that_is_a_file(run_main, tiny_flags, tmp_path):
+    (tmp_path / "run").write_text("")
+    done = run_main("train", *tiny_flags, f"--workdir={tmp_path}/run", check=False)
+    assert done.returncode == 1
+    assert f"{tmp_path}/run" in done.stderr.splitlines()[-1]

@@ -1,0 +1,45 @@
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from training.optimizer import learning_rate_schedule, make_optimizer
+
+
+def test_linear_schedule():
+    schedule = learning_rate_schedule("linear", 2e-5, 500, 100_000)
+    for step in (0, 1, 250, 499, 500, 501, 50_000, 99_999, 100_000):
+        expected = 2e-5 * (step / 500 if step < 500 else (100_000 - step) / 99_500)
+        np.testing.assert_allclose(schedule(step), expected, rtol=2e-4, atol=1e-12)
+
+
+def test_warmup_longer_than_the_run():
+    with pytest.raises(ValueError, match="warmup_steps=500 leaves nothing of num_steps=100"):
+        learning_rate_schedule("linear", 1e-3, 500, 100)
+
+
+def test_adamw_by_hand():
+    """Three steps of clipped AdamW in float64; biases and norms are not decayed."""
+    rng = np.random.default_rng(0)
+    names = ("up_kernel", "up_bias", "norm_scale", "token")
+    parameters = {name: rng.normal(size=5) for name in names}
+    rate, b1, b2, epsilon, decay = 1e-2, 0.9, 0.999, 1e-6, 0.1
+    schedule = learning_rate_schedule("constant", rate, 0, 10)
+    optimizer = make_optimizer(schedule, b1=b1, b2=b2, epsilon=epsilon, weight_decay=decay, clip_norm=1.0)
+    ours = {name: jnp.asarray(value, jnp.float32) for name, value in parameters.items()}
+    state = optimizer.init(ours)
+    first, second = ({name: np.zeros(5) for name in names} for _ in range(2))
+    for step in range(1, 4):
+        gradient = {name: rng.normal(size=5) * 3 for name in names}
+        updates, state = optimizer.update(
+            {name: jnp.asarray(value, jnp.float32) for name, value in gradient.items()}, state, ours)
+        ours = {name: ours[name] + updates[name] for name in names}
+        norm = np.sqrt(sum((value**2).sum() for value in gradient.values()))
+        for name in names:
+            clipped = gradient[name] / norm
+            first[name] = b1 * first[name] + (1 - b1) * clipped
+            second[name] = b2 * second[name] + (1 - b2) * clipped**2
+            direction = first[name] / (1 - b1**step) / (np.sqrt(second[name] / (1 - b2**step)) + epsilon)
+            decays = name in ("up_kernel", "token")
+            parameters[name] = parameters[name] - rate * (direction + decay * decays * parameters[name])
+    for name in names:
+        np.testing.assert_allclose(ours[name], parameters[name], rtol=1e-5)

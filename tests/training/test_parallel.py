@@ -1,0 +1,149 @@
+"""The loss and its gradient are those of the global batch, on any number of devices."""
+
+import functools
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from data.packing import pack_blocks
+from model.config import EncoderConfig, ModelConfig
+from model.parameters import declare, initialize
+from model.pooling import embed
+from sharding.mesh import make_mesh, replicate, shard_blocks
+from training.optimizer import learning_rate_schedule, make_optimizer
+from training.step import initial_state, make_loss_and_gradient, make_train_step
+
+BLOCKS, EXAMPLES, ROW_LENGTH, SCALE = 8, 3, 32, 20.0  # packing blocks, examples a block
+MODEL = ModelConfig(
+    encoder=EncoderConfig(
+        family="bert", vocab_size=50, hidden_size=32, num_layers=2, num_heads=4, intermediate_size=64, max_positions=32,
+        type_vocab_size=2, activation="gelu", layer_norm_epsilon=1e-12, hidden_dropout=0.1, attention_dropout=0.1,
+        pad_token_id=0, position_offset=0, initializer_range=0.2, pooler=False,
+    ),
+    pooling="mean", dense=(), normalize=True, max_length=32, lower_case=False,
+)
+
+
+def random_texts(seed: int, texts_per_example: int, missing_negatives: bool = False):
+    """Token arrays [BLOCKS][slots] in slot order, and their ids; a few texts come twice in the global batch."""
+    rng = np.random.default_rng(seed)
+    texts = [[rng.integers(5, 50, rng.integers(3, 20)).astype(np.int32) for _ in range(texts_per_example * EXAMPLES)]
+             for _ in range(BLOCKS)]
+    texts[5][EXAMPLES] = texts[0][EXAMPLES]  # the same positive in two blocks
+    texts[7][0] = texts[2][1]  # the same query in two blocks
+    texts[3][1] = texts[6][EXAMPLES + 2]  # one example's query is another one's positive
+    if missing_negatives:
+        for block in (0, 4):
+            texts[block][2 * EXAMPLES] = np.zeros(0, np.int32)
+    names = {}
+    ids = [[names.setdefault(text.tobytes(), len(names) + 1) if text.size else 0 for text in block] for block in texts]
+    return texts, np.array(ids, np.uint64)
+
+
+def pack(texts, ids, row_length=ROW_LENGTH):
+    flat = np.concatenate([text for block in texts for text in block])
+    lengths = np.array([[text.size for text in block] for block in texts])
+    return pack_blocks(flat, lengths, ids, row_length, pad_id=0)[0]
+
+
+def naive_loss(parameters, texts, ids, texts_per_example, symmetric):
+    """The loss from one text a row, one [B, keys] matrix and loops over ids, without packing or sharding."""
+    slots = [[texts[block][k * EXAMPLES + i] for block in range(BLOCKS) for i in range(EXAMPLES)]
+             for k in range(texts_per_example)]
+    slot_ids = [[ids[block][k * EXAMPLES + i] for block in range(BLOCKS) for i in range(EXAMPLES)]
+                for k in range(texts_per_example)]
+    flat = [text for slot in slots for text in slot]
+    one_a_row = [[text] for text in flat]
+    packed = pack(one_a_row, np.ones((len(flat), 1), np.uint64))
+    embeddings = embed(parameters, MODEL, packed).reshape(texts_per_example, BLOCKS * EXAMPLES, -1)
+    queries, keys = embeddings[0], embeddings[1:].reshape(-1, embeddings.shape[-1])
+    similarities = SCALE * jnp.matmul(queries, keys.T, precision="highest")
+    B, key_ids = len(queries), [text_id for slot in slot_ids[1:] for text_id in slot]
+    excluded = np.zeros(similarities.shape, bool)
+    for i in range(B):
+        for j, key_id in enumerate(key_ids):
+            same_query = j < B and slot_ids[0][j] == slot_ids[0][i]
+            excluded[i, j] = j != i and (key_id in (0, slot_ids[0][i], slot_ids[1][i]) or same_query)
+    masked = jnp.where(excluded, -jnp.inf, similarities)
+    rows = jax.nn.logsumexp(masked, axis=1) - jnp.diag(similarities)
+    columns = jax.nn.logsumexp(masked[:, :B], axis=0) - jnp.diag(similarities)
+    return ((rows + columns) / 2).mean() if symmetric else rows.mean()
+
+
+def make_step(mesh, texts_per_example, symmetric, dropout, implementation="xla"):
+    loss_and_gradient = make_loss_and_gradient(
+        MODEL, mesh, texts_per_example=texts_per_example, scale=SCALE, symmetric=symmetric,
+        dropout_seed=3 if dropout else None, dtype=jnp.float32, remat=False, implementation=implementation,
+    )
+    schedule = learning_rate_schedule("linear", 1e-2, 1, 10)
+    optimizer = make_optimizer(schedule, b1=0.9, b2=0.999, epsilon=1e-6, weight_decay=0.01, clip_norm=1.0)
+    return loss_and_gradient, optimizer, make_train_step(loss_and_gradient, optimizer, schedule, mesh)
+
+
+def assert_trees_close(actual, expected, tolerance=1e-5):
+    """Equal to `tolerance` relative to the largest element of each leaf."""
+    for (path, a), b in zip(jax.tree_util.tree_leaves_with_path(actual), jax.tree.leaves(expected), strict=True):
+        a, b = np.asarray(a, np.float64), np.asarray(b, np.float64)
+        error = np.abs(a - b).max() / max(np.abs(b).max(), 1e-6)
+        assert error < tolerance, f"{jax.tree_util.keystr(path)}: relative error {error:.2e}"
+
+
+@pytest.mark.parametrize("texts_per_example, symmetric", [(2, True), (2, False), (3, False), (3, True)])
+def test_gradient_is_that_of_the_global_mean_loss(texts_per_example, symmetric):
+    texts, ids = random_texts(texts_per_example, texts_per_example, missing_negatives=texts_per_example == 3)
+    parameters = initialize(declare(MODEL), jax.random.key(0))
+    naive = functools.partial(
+        naive_loss, texts=texts, ids=ids, texts_per_example=texts_per_example, symmetric=symmetric)
+    loss, gradient = jax.jit(jax.value_and_grad(naive))(parameters)
+    for count in (1, 2, 8):
+        mesh = make_mesh(jax.devices()[:count])
+        loss_and_gradient, _, _ = make_step(mesh, texts_per_example, symmetric, dropout=False)
+        packed = shard_blocks(pack(texts, ids), mesh)
+        ours = jax.jit(loss_and_gradient)(replicate(parameters, mesh), packed, jnp.zeros((), jnp.int32))
+        np.testing.assert_allclose(ours[0], loss, rtol=1e-5)
+        assert_trees_close(ours[1], gradient)
+
+
+@pytest.mark.parametrize("dropout", [False, True])
+@pytest.mark.parametrize("texts_per_example", [2, 3])
+def test_steps_do_not_depend_on_the_number_of_devices(texts_per_example, dropout):
+    batches = [pack(*random_texts(seed, texts_per_example)) for seed in range(4)]
+    results = []
+    for count in (1, 2, 8):
+        mesh = make_mesh(jax.devices()[:count])
+        _, optimizer, train_step = make_step(mesh, texts_per_example, texts_per_example == 2, dropout)
+        state = initial_state(replicate(initialize(declare(MODEL), jax.random.key(1)), mesh), optimizer)
+        losses = []
+        for packed in batches:
+            state, metrics = train_step(state, shard_blocks(packed, mesh))
+            losses.append(float(metrics["loss"]))
+        results.append((losses, jax.device_get(state.parameters)))
+    for losses, parameters in results[1:]:
+        np.testing.assert_allclose(losses, results[0][0], rtol=1e-5)
+        assert_trees_close(parameters, results[0][1])
+
+
+def test_dropout_changes_the_loss():
+    packed = pack(*random_texts(0, 2))
+    mesh = make_mesh(jax.devices()[:1])
+    parameters = replicate(initialize(declare(MODEL), jax.random.key(1)), mesh)
+    losses = [
+        jax.jit(make_step(mesh, 2, True, dropout)[0])(parameters, shard_blocks(packed, mesh), jnp.int32(step))[0]
+        for dropout, step in ((False, 0), (True, 0), (True, 1))
+    ]
+    assert len({float(loss) for loss in losses}) == 3
+
+
+def test_one_reduction_a_step():
+    """Loss and gradient of all parameters are reduced together: no other all-reduce has their size."""
+    mesh = make_mesh()
+    loss_and_gradient, _, _ = make_step(mesh, 2, True, dropout=True)
+    parameters = replicate(initialize(declare(MODEL), jax.random.key(1)), mesh)
+    packed = shard_blocks(pack(*random_texts(0, 2)), mesh)
+    text = jax.jit(loss_and_gradient).lower(parameters, packed, jnp.int32(0)).as_text()
+    reductions = text.count("stablehlo.all_reduce")
+    leaves = len(jax.tree.leaves(parameters))
+    # One for each leaf and for the loss, which XLA combines; and those of the columns' log-sum-exps and their gradient.
+    assert leaves + 1 <= reductions <= leaves + 1 + 4, reductions

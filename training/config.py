@@ -1,0 +1,73 @@
+"""Every setting of a training run. Defaults are those of all-MiniLM-L6-v2 (SYSTEMS.md section 1)."""
+
+import dataclasses
+from typing import Literal
+
+from flags import REQUIRED, flag
+from training.optimizer import Schedule
+
+
+@dataclasses.dataclass(frozen=True)
+class TrainConfig:
+    # Where things are.
+    data_dir: str = flag(REQUIRED, "folder that `prepare` wrote")
+    workdir: str = flag(REQUIRED, "folder of this run: checkpoints, metrics, export. The same command resumes it")
+    data_config: str = flag("", "JSON list of {name, lines, weight}; empty: DATA_DIR/data_config.json")
+    checkpoint_dir: str = flag("", "where checkpoints go, a bucket path too; empty: WORKDIR/checkpoints")
+
+    # Model.
+    init: str = flag(REQUIRED, "MODEL that training starts from: a folder or a hub id")
+    random_init: bool = flag(False, "take --init's architecture and tokenizer, but random weights")
+    pooling: Literal["", "mean", "cls", "max", "pooler"] = flag("", "pooling of tokens; empty: as --init says, or mean")
+    normalize: bool = flag(True, "scale embeddings to unit length")
+    encode_length: int = flag(256, "tokens of a text that the exported model reads, special tokens included")
+    dropout: bool = flag(True, "drop out as the model's configuration says; false: no dropout")
+    dtype: Literal["float32", "bfloat16"] = flag("float32", "dtype of activations and matrix products")
+    remat: bool = flag(False, "recompute each layer in the backward pass: less memory, a third more arithmetic")
+
+    # Batch.
+    global_batch_size: int = flag(1024, "examples a step, over all devices")
+    max_length: int = flag(128, "tokens of a text, special tokens included; longer texts are truncated and counted")
+    row_length: int = flag(0, "tokens of a packed row; 0: the larger of 128 and max_length")
+    packing_blocks: int = flag(8, "parts that the global batch is packed in, a multiple of the devices; packs well "
+                                  "from 64 examples a part on. Results depend on it, and not on the devices")
+    mixture: Literal["example", "dataset"] = flag("example", "what is drawn from one dataset: an example or a batch")
+    hard_negatives: bool = flag(True, "use the negatives of triplets; false: their first two texts only")
+    verify: Literal["checksum", "size"] = flag("checksum", "how shards are checked on opening; checksum reads them all")
+    loader_threads: int = flag(2, "threads that read and pack batches")
+    prefetch: int = flag(4, "batches that a host prepares ahead")
+
+    # Loss.
+    scale: float = flag(20.0, "logits are scale * cosine (20 = temperature 0.05)")
+    symmetric: Literal["auto", "always", "never"] = flag(
+        "auto", "also classify queries by key; auto: in batches without hard negatives")
+    loss_implementation: Literal["auto", "reference", "xla", "tpu"] = flag("auto", "form of the similarity kernel")
+
+    # Optimizer.
+    num_steps: int = flag(100_000, "steps of the whole run")
+    learning_rate: float = flag(2e-5, "peak learning rate")
+    schedule: Schedule = flag("linear", "decay after the warm-up")
+    warmup_steps: int = flag(500, "steps of linear warm-up")
+    adam_b1: float = flag(0.9, "decay of AdamW's first moment")
+    adam_b2: float = flag(0.999, "decay of AdamW's second moment")
+    adam_epsilon: float = flag(1e-6, "AdamW's epsilon")
+    weight_decay: float = flag(0.0, "decoupled decay of all but biases and norms")
+    clip_norm: float = flag(1.0, "largest global gradient norm; 0: no clipping")
+    seed: int = flag(0, "seed of data order, dropout and random weights")
+
+    # Evaluation, checkpoints, logs.
+    eval_sts: str = flag("", "STS file (sentence1, sentence2, score, split): Spearman is logged and selects the export")
+    eval_split: str = flag("dev", "split of --eval_sts")
+    eval_pairs: str = flag("", "held-out pairs (.jsonl.gz): accuracy@1 and MRR@10 among all of them are logged")
+    eval_every: int = flag(1000, "steps between evaluations")
+    checkpoint_every: int = flag(1000, "steps between checkpoints")
+    keep_checkpoints: int = flag(2, "latest checkpoints kept")
+    log_every: int = flag(10, "steps between lines of metrics.jsonl")
+    tensorboard: bool = flag(False, "also write WORKDIR/tensorboard (the tensorboard extra)")
+    profile_steps: tuple[str, ...] = flag((), "first,last: a profile of these steps is written to WORKDIR/profile")
+    plot: bool = flag(False, "draw WORKDIR/curves.png at the end (the plot extra)")
+
+    # Several processes.
+    coordinator_address: str = flag("", "host:port of process 0, or auto on a pod; empty: one process")
+    num_processes: int = flag(1, "processes of the run, with an explicit --coordinator_address")
+    process_id: int = flag(0, "number of this process, likewise")

@@ -1,0 +1,71 @@
+"""What is scored while training: STS Spearman and held-out retrieval, x 100.
+
+Each evaluation leaves WORKDIR/evaluations/step-<step>.npz: cosines and human scores of the STS pairs, ranks of the
+held-out pairs. They are what a paired bootstrap between two moments of the run, or two runs, needs.
+"""
+
+import pathlib
+from collections.abc import Callable, Iterator
+from typing import NamedTuple
+
+import numpy as np
+
+from evaluation.bootstrap import bootstrap_mrr, bootstrap_spearman
+from evaluation.retrieval import evaluate_pairs, read_pairs
+from evaluation.sts import EncodeFunction, evaluate_sts, read_sts
+from training.config import TrainConfig
+
+SELECTED = ("sts_spearman", "heldout_mrr@10")  # the first of them that is measured selects the exported model
+
+
+class Evaluation(NamedTuple):
+    scores: dict[str, float]  # x 100
+    details: dict[str, np.ndarray]
+
+    @property
+    def selected(self) -> float | None:
+        return next((self.scores[name] for name in SELECTED if name in self.scores), None)
+
+
+def make_evaluator(config: TrainConfig) -> Callable[[EncodeFunction], Evaluation]:
+    """Reads the evaluation files that the flags name, once."""
+    sts_pairs = read_sts(config.eval_sts, config.eval_split) if config.eval_sts else []
+    heldout = read_pairs(config.eval_pairs) if config.eval_pairs else []
+
+    def evaluate(encode: EncodeFunction) -> Evaluation:
+        scores, details = {}, {}
+        if sts_pairs:
+            sts = evaluate_sts(encode, sts_pairs)
+            scores["sts_spearman"] = sts.spearman
+            details |= {"sts_cosines": sts.cosines, "sts_human_scores": sts.human_scores}
+        if heldout:
+            retrieval = evaluate_pairs(encode, heldout)
+            scores |= {"heldout_accuracy@1": retrieval.accuracy_at_1, "heldout_mrr@10": retrieval.mrr_at_10}
+            details["heldout_ranks"] = retrieval.ranks
+        return Evaluation({name: round(100 * value, 4) for name, value in scores.items()}, details)
+
+    return evaluate
+
+
+def details_path(workdir: pathlib.Path, step: int) -> pathlib.Path:
+    return workdir / "evaluations" / f"step-{step:07d}.npz"
+
+
+def save_details(workdir: pathlib.Path, step: int, evaluation: Evaluation) -> None:
+    path = details_path(workdir, step)
+    path.parent.mkdir(exist_ok=True)
+    np.savez_compressed(path, **evaluation.details)
+
+
+def gains(workdir: pathlib.Path, first_step: int, second_step: int) -> Iterator[str]:
+    """A line a score: its gain between two evaluated steps, with the 95 % interval of a paired bootstrap."""
+    first, second = (np.load(details_path(workdir, step)) for step in (first_step, second_step))
+    differences = {}
+    if "sts_cosines" in first:
+        differences["STS Spearman"] = bootstrap_spearman(
+            first["sts_cosines"], second["sts_cosines"], first["sts_human_scores"])
+    if "heldout_ranks" in first:
+        differences["held-out MRR@10"] = bootstrap_mrr(first["heldout_ranks"], second["heldout_ranks"])
+    for name, gain in differences.items():
+        yield (f"{name}, step {second_step} against step {first_step}: {100 * gain.difference:+.2f} "
+               f"(95 % of a paired bootstrap: {100 * gain.low:+.2f} to {100 * gain.high:+.2f})")

@@ -1,0 +1,78 @@
+"""Contrastive loss over the global batch, seen from one device inside shard_map.
+
+Legend: B = global batch, b = examples on this device, K = texts an example, d = embedding width,
+p = packing blocks on this device, m = examples a block (b = p * m).
+"""
+
+import jax
+import jax.numpy as jnp
+from jax import lax
+
+from kernels.contrastive.api import similarity_logsumexp
+from kernels.contrastive.labels import text_labels
+from sharding.collectives import all_gather_with_gradient, psum_logsumexp
+
+
+def split_texts(per_text: jax.Array, texts_per_example: int) -> jax.Array:
+    """[p, K * m, ...] in the block's slot order (queries, positives, negatives) -> [K, b, ...]."""
+    p, slots = per_text.shape[:2]
+    m = slots // texts_per_example
+    stacked = per_text.reshape(p, texts_per_example, m, *per_text.shape[2:])
+    return jnp.moveaxis(stacked, 1, 0).reshape(texts_per_example, p * m, *per_text.shape[2:])
+
+
+def candidate_labels(text_ids: jax.Array, axis_name: str) -> tuple[jax.Array, jax.Array]:
+    """Text ids [K, b, 2] -> labels that are equal where texts are, over all devices.
+
+    Returns:
+        query_labels [b, 2] = (query text, positive text) of this device's examples;
+        key_labels [(K - 1) * B, 2] = (key text, anchor text) of all keys, positives first; a negative has no anchor.
+    """
+    num_texts, b, _ = text_ids.shape
+    gathered = lax.all_gather(text_ids, axis_name, axis=1, tiled=True)  # [K, B, 2]
+    labels = text_labels(gathered.reshape(-1, 2)).reshape(num_texts, -1)  # [K, B]
+    anchors = jnp.full_like(labels[1:], -1).at[0].set(labels[0])
+    first = lax.axis_index(axis_name) * b
+    query_labels = lax.dynamic_slice_in_dim(labels[:2], first, b, axis=1).T
+    return query_labels, jnp.stack([labels[1:].reshape(-1), anchors.reshape(-1)], axis=-1)
+
+
+def contrastive_loss(
+    embeddings: jax.Array,  # [p, K * m, d] float32, this device's texts
+    text_ids: jax.Array,  # [p, K * m, 2] uint32
+    *,
+    texts_per_example: int,
+    scale: jax.Array | float,
+    symmetric: bool,
+    axis_name: str,
+    dtype: jnp.dtype = jnp.float32,
+    implementation: str = "auto",
+) -> jax.Array:
+    """mean_i CE(scale * q_i K^T, i), plus the same over columns if symmetric: this device's share of the mean.
+
+    Keys are the positives of all devices and, after them, the hard negatives of all devices. The sum of the shares over
+    devices is the mean loss over the global batch (for the symmetric loss, the mean of both directions), and AD of a
+    share, summed over devices, is the exact gradient of that mean. Texts that occur twice in the global batch are no
+    negatives of each other. Source: SYSTEMS.md section 1; in-batch negatives, Henderson et al. 2017 (1705.00652).
+
+    Returns: float32 scalar.
+    """
+    texts = split_texts(embeddings.astype(dtype), texts_per_example)  # [K, b, d]
+    ids = split_texts(text_ids, texts_per_example)
+    queries, positives = texts[0], texts[1]
+    b, B = queries.shape[0], queries.shape[0] * lax.axis_size(axis_name)
+    first = lax.axis_index(axis_name) * b
+
+    keys = jnp.concatenate([all_gather_with_gradient(part, axis_name) for part in texts[1:]])  # [(K - 1) * B, d]
+    query_labels, key_labels = candidate_labels(ids, axis_name)
+    row_lse, column_lse = similarity_logsumexp(
+        queries, keys, scale, query_labels=query_labels, key_labels=key_labels, positives=first + jnp.arange(b),
+        columns=symmetric, implementation=implementation,
+    )
+    positive_logits = scale * jnp.sum(queries.astype(jnp.float32) * positives.astype(jnp.float32), axis=-1)  # [b]
+    loss = jnp.sum(row_lse - positive_logits)
+    if symmetric:
+        all_columns = psum_logsumexp(column_lse[:B], axis_name)
+        own_columns = lax.dynamic_slice_in_dim(all_columns, first, b)
+        loss = (loss + jnp.sum(own_columns - positive_logits)) / 2
+    return loss / B

@@ -1,0 +1,89 @@
+"""Looks at each finished step: stops on a non-finite loss, logs a line every few steps, moves the progress bar."""
+
+import contextlib
+import json
+import math
+import pathlib
+import time
+from collections import Counter
+
+import jax
+import numpy as np
+import tqdm
+
+from training.config import TrainConfig
+from training.feed import Fed
+from training.metrics import MetricsWriter
+
+
+class Reporter:
+    """Rates are over the time since the last line, without evaluations and checkpoints (`paused`)."""
+
+    def __init__(self, config: TrainConfig, resumed_step: int | None):
+        self._config, self._writer = config, None  # only process 0 writes
+        if jax.process_index() == 0:
+            kept = -1 if resumed_step is None else resumed_step
+            self._writer = MetricsWriter(pathlib.Path(config.workdir), kept, config.tensorboard)
+        self._bar = tqdm.tqdm(total=config.num_steps, initial=resumed_step or 0, unit="step", mininterval=0.5,
+                              disable=self._writer is None, dynamic_ncols=True)
+        self._start_window()
+
+    def _start_window(self) -> None:
+        self._started = time.perf_counter()
+        self._steps, self._texts, self._totals = 0, 0, Counter()
+
+    def step_done(self, step: int, fed: Fed, metrics: dict[str, jax.Array]) -> None:
+        """Reads the metrics of step `step` (counted from 1), which waits for that step to finish.
+
+        Raises: FloatingPointError on a non-finite loss or gradient, once the batch is saved.
+        """
+        values = {name: float(value) for name, value in jax.device_get(metrics).items()}
+        if not math.isfinite(values["loss"] + values["gradient_norm"]):
+            self._stop(step, fed, values)
+        statistics = fed.host.statistics
+        self._steps += 1
+        for name in ("texts", "real_tokens", "row_tokens", "truncated_texts"):
+            self._totals[name] += getattr(statistics, name)
+        self._bar.update()
+        if step % self._config.log_every == 0 or step == self._config.num_steps:
+            self._log(step, values)
+
+    def _log(self, step: int, values: dict[str, float]) -> None:
+        seconds, totals = time.perf_counter() - self._started, self._totals
+        pairs_per_second = self._steps * self._config.global_batch_size / seconds
+        if self._writer is not None:
+            self._writer.write(step, values | {
+                "pairs_per_second": round(pairs_per_second, 2),
+                "tokens_per_second": round(totals["real_tokens"] * jax.process_count() / seconds, 1),
+                "packing_efficiency": round(totals["real_tokens"] / totals["row_tokens"], 4),
+                "truncated_texts": totals["truncated_texts"],
+                "texts": totals["texts"],
+            })
+        self._bar.set_postfix_str(f"loss {values['loss']:.4f}, {pairs_per_second:.0f} pairs/s", refresh=False)
+        self._start_window()
+
+    def _stop(self, step: int, fed: Fed, values: dict[str, float]) -> None:
+        path = pathlib.Path(self._config.workdir) / f"nonfinite-step-{step:07d}-process-{jax.process_index()}.npz"
+        np.savez_compressed(path, **fed.host.packed._asdict(), datasets=json.dumps(fed.host.statistics.datasets))
+        names = ", ".join(f"{name} ({count})" for name, count in fed.host.statistics.datasets)
+        raise FloatingPointError(
+            f"step {step}: loss={values['loss']}, gradient_norm={values['gradient_norm']}; the batch, drawn from "
+            f"{names}, is saved in {path}. The last checkpoint is from before it"
+        )
+
+    @contextlib.contextmanager
+    def paused(self):
+        """Time spent in here does not count."""
+        begin = time.perf_counter()
+        yield
+        self._started += time.perf_counter() - begin
+
+    def evaluated(self, step: int, scores: dict[str, float]) -> None:
+        self._bar.write(f"step {step}: " + ", ".join(f"{name} {value:.2f}" for name, value in scores.items()))
+        if self._writer is not None:
+            self._writer.write(step, scores)
+
+    def close(self) -> None:
+        self._bar.close()
+        if self._writer is not None:
+            self._writer.close()
