@@ -69,7 +69,7 @@ class OurTrainer:
         )
         mesh = make_mesh()
         self.run, self.state, _ = set_up(train_config, mesh)
-        self.batches = iter(Feed(self.run.loader, mesh))
+        self.batches = iter(Feed(self.run.loader, mesh, train_config.row_rungs))
         self.compiled_shapes = set()
 
     def ask(self, seconds: float) -> dict:

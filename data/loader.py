@@ -25,7 +25,7 @@ import numpy as np
 
 from data.drawing import draw_texts, gather_texts, read_table
 from data.mixture import Mixture, Plan, plan_step, read_data_config
-from data.packing import DEFAULT_ROW_LENGTH, PackedTexts, pack_blocks, with_rows
+from data.packing import DEFAULT_ROW_LENGTH, DEFAULT_ROW_RUNGS, PackedTexts, pack_blocks, with_rows
 from data.shards import DatasetReader, open_dataset, require_same_tokenizer
 from data.tokenizer import load_tokenizer
 
@@ -40,6 +40,7 @@ class LoaderConfig:
     packing_blocks: int = 1
     max_length: int = 128  # tokens of a text, special tokens included
     row_length: int = 0  # 0: DEFAULT_ROW_LENGTH, or max_length where that is longer
+    row_rungs: int = DEFAULT_ROW_RUNGS  # sizes a doubling of a block's number of rows (packing.row_rung)
     seed: int = 0
     mixture: Literal["example", "dataset"] = "example"  # what one draw of the mixture is: an example, or a whole batch
     hard_negatives: bool = True  # False: negatives are left out
@@ -128,7 +129,7 @@ class BatchSource:
         block_shape = (self._blocks, -1)
         packed, rows_needed = pack_blocks(
             texts.tokens, texts.lengths.reshape(block_shape), texts.text_ids.reshape(block_shape),
-            self._row_length, tokenizer.pad_id,
+            self._row_length, tokenizer.pad_id, row_rungs=config.row_rungs,
         )
         statistics = BatchStatistics(
             real_tokens=len(texts.tokens),
@@ -176,6 +177,8 @@ def _check_sizes(config: LoaderConfig, row_length: int, process_index: int, proc
         raise ValueError(f"global_batch_size={batch} is not divisible by packing_blocks={blocks}")
     if not 0 <= process_index < process_count or blocks % process_count:
         raise ValueError(f"packing_blocks={blocks} is not divisible by {process_count} hosts (this is {process_index})")
+    if config.row_rungs < 1 or config.row_rungs & (config.row_rungs - 1):
+        raise ValueError(f"row_rungs={config.row_rungs} is not a power of two")
     if config.max_length > row_length:
         raise ValueError(f"max_length={config.max_length} is above row_length={row_length}: a text must fit in a row")
     if config.max_length < 3:

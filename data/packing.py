@@ -14,7 +14,7 @@ import numpy as np
 # fuller in small ones, and attention costs half as much in them. Rows of 192 leave a third unused beside long texts.
 DEFAULT_ROW_LENGTH = 128
 TOKENS_PER_SEGMENT = 8  # a row of L tokens holds at most S = L // 8 segments
-RUNGS_PER_DOUBLING = 16  # the ladder of row counts: neighbouring rungs differ by at most 1 / 16
+DEFAULT_ROW_RUNGS = 16  # a doubling in the ladder of row counts: neighbouring rungs differ by at most 1 / 16
 
 
 class PackedTexts(NamedTuple):
@@ -42,12 +42,15 @@ def max_segments(row_length: int) -> int:
     return max(1, row_length // TOKENS_PER_SEGMENT)
 
 
-def row_rung(num_rows: int) -> int:
-    """The smallest rung >= num_rows of the ladder 1, 2, .. 32, 34, .. 64, 68, .. 128, ..: few shapes to compile."""
-    if num_rows <= RUNGS_PER_DOUBLING:
+def row_rung(num_rows: int, row_rungs: int = DEFAULT_ROW_RUNGS) -> int:
+    """The smallest rung >= num_rows of a ladder with row_rungs rungs a doubling: few shapes to compile.
+
+    With 16 it is 1, 2, .. 32, 34, .. 64, 68, .. 128, ..; with 4 it is 1, 2, .. 8, 10, .. 16, 20, .. 32, ...
+    """
+    if num_rows <= row_rungs:
         return max(1, num_rows)
     octave = 1 << ((num_rows - 1).bit_length() - 1)  # the power of two below num_rows
-    step = octave // RUNGS_PER_DOUBLING
+    step = octave // row_rungs
     return -(-num_rows // step) * step
 
 
@@ -101,6 +104,7 @@ def pack_blocks(
     row_length: int,
     pad_id: int,
     num_rows: int | None = None,  # rows a block; None: the rung of the fullest block
+    row_rungs: int = DEFAULT_ROW_RUNGS,
 ) -> tuple[PackedTexts, int]:
     """Packs P blocks of T texts each; returns them and the rows that the fullest block needed.
 
@@ -110,7 +114,7 @@ def pack_blocks(
     placements = [pack_rows(block, row_length, max_segments(row_length)) for block in lengths]
     rows_needed = max((placement.num_rows for placement in placements), default=0)
     if num_rows is None:
-        num_rows = row_rung(rows_needed)
+        num_rows = row_rung(rows_needed, row_rungs)
     if rows_needed > num_rows:
         raise ValueError(f"the texts of a block need {rows_needed} rows of {row_length} tokens: num_rows={num_rows}")
     rows, segments, starts = (np.stack(field) for field in list(zip(*placements))[:3])  # [P, T] each

@@ -29,6 +29,8 @@ class TrainConfig:
     global_batch_size: int = flag(1024, "examples a step, over all devices")
     max_length: int = flag(128, "tokens of a text, special tokens included; longer texts are truncated and counted")
     row_length: int = flag(0, "tokens of a packed row; 0: the larger of 128 and max_length")
+    row_rungs: int = flag(16, "a batch's number of rows is rounded up to one of so many sizes a doubling (a power of "
+                              "two): fewer sizes, fewer programs to compile and emptier rows")
     packing_blocks: int = flag(8, "parts that the global batch is packed in, a multiple of the devices; packs well "
                                   "from 64 examples a part on. Results depend on it, and not on the devices")
     mixture: Literal["example", "dataset"] = flag("example", "what is drawn from one dataset: an example or a batch")

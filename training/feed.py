@@ -28,8 +28,8 @@ class Fed(NamedTuple):
 class Feed:
     """Iterates over the loader's batches, in order, one read ahead."""
 
-    def __init__(self, loader: grain.DatasetIterator, mesh: Mesh):
-        self._loader, self._mesh = loader, mesh
+    def __init__(self, loader: grain.DatasetIterator, mesh: Mesh, row_rungs: int):
+        self._loader, self._mesh, self._row_rungs = loader, mesh, row_rungs
         self._next = self._read()
 
     def __iter__(self):
@@ -38,7 +38,7 @@ class Feed:
     def __next__(self) -> Fed:
         batch, loader_state, rows = self._next
         if jax.process_count() > 1:
-            batch = batch_with_rows(batch, row_rung(int(rows)))
+            batch = batch_with_rows(batch, row_rung(int(rows), self._row_rungs))
         fed = Fed(batch, shard_blocks(batch.packed, self._mesh), loader_state)
         self._next = self._read()
         return fed

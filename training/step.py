@@ -81,17 +81,23 @@ def make_loss_and_gradient(
 def make_train_step(
     loss_and_gradient: Callable, optimizer: optax.GradientTransformation, schedule: optax.Schedule, mesh: Mesh
 ) -> Callable[[TrainState, PackedTexts], tuple[TrainState, dict[str, jax.Array]]]:
-    """A compiled step: (state, packed) -> (state, {"loss", "gradient_norm", "learning_rate"}); the state is donated."""
+    """A compiled step: (state, packed) -> (state, {"loss", "gradient_norm", "learning_rate"}); the state is donated.
+
+    Two programs, as the first is compiled anew for each number of rows, and the second, the optimizer, is not.
+    """
+    loss_and_gradient = jax.jit(loss_and_gradient)
 
     @functools.partial(jax.jit, donate_argnums=0, out_shardings=NamedSharding(mesh, PartitionSpec()))
-    def train_step(state: TrainState, packed: PackedTexts):
-        loss, gradient = loss_and_gradient(state.parameters, packed, state.step)
+    def update(state: TrainState, gradient: Any):
         with jax.named_scope("optimizer"):
             updates, optimizer_state = optimizer.update(gradient, state.optimizer, state.parameters)
             parameters = optax.apply_updates(state.parameters, updates)
-        metrics = {
-            "loss": loss, "gradient_norm": optax.tree.norm(gradient), "learning_rate": schedule(state.step),
-        }
+        metrics = {"gradient_norm": optax.tree.norm(gradient), "learning_rate": schedule(state.step)}
         return TrainState(state.step + 1, parameters, optimizer_state), metrics
+
+    def train_step(state: TrainState, packed: PackedTexts):
+        loss, gradient = loss_and_gradient(state.parameters, packed, state.step)
+        state, metrics = update(state, gradient)
+        return state, {"loss": loss} | metrics
 
     return train_step

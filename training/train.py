@@ -143,7 +143,8 @@ def set_up(config: TrainConfig, mesh) -> tuple[Run, TrainState, Progress]:
 
 def identity(config: TrainConfig, model: ModelConfig, tokenizer: TextTokenizer) -> dict:
     """What must not change between the parts of a run; everything else (rates, intervals) may."""
-    names = ("seed", "mixture", "hard_negatives", "global_batch_size", "packing_blocks", "max_length", "row_length")
+    names = ("seed", "mixture", "hard_negatives", "global_batch_size", "packing_blocks", "max_length", "row_length",
+             "row_rungs")
     values = {name: getattr(config, name) for name in names} | {
         "model": dataclasses.asdict(model), "tokenizer": tokenizer.fingerprint,
         "data": read_manifest(config.data_dir)["datasets"],
@@ -159,7 +160,7 @@ def run_steps(run: Run, state: TrainState, progress: Progress, preemption: Preem
         with reporter.paused():
             progress = evaluate(run, state, step, progress)
     pending = None  # the step before, whose metrics are read once the next one is under way
-    for fed in Feed(run.loader, run.mesh) if step < config.num_steps else ():
+    for fed in Feed(run.loader, run.mesh, run.config.row_rungs) if step < config.num_steps else ():
         profile(run, state, step + 1)
         with jax.transfer_guard("disallow"):
             state, metrics = run.train_step(fed.host.texts_per_example)(state, fed.packed)

@@ -265,8 +265,6 @@ def _sides(queries, keys, labels: PairLabels | None):
     return rows, key_side
 
 
-
-
 def _block(block: int | None, operand: jax.Array) -> int:
     """A multiple of 128 (a side is the lanes of one kernel or the other), no longer than the side asks for."""
     block = block or default_block(operand.shape[1], operand.dtype.itemsize)

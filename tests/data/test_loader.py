@@ -246,6 +246,13 @@ def test_the_iterator_restores_its_exact_state(config):
             assert batch.statistics == expected[step].statistics
 
 
+def test_coarser_rungs_hold_the_same_texts(config):
+    for fine, coarse in zip(batches_of(config(), range(4)), batches_of(config(row_rungs=1), range(4))):
+        rows = row_rung(fine.rows_needed, 1)
+        assert coarse.packed.tokens.shape[1] == rows
+        assert_equal(coarse.packed, batch_with_rows(fine, rows).packed)
+
+
 def test_weights_of_the_config(config):
     counts = collections.Counter()
     for batch in batches_of(config({"set": 5, "pair": 2, "triplet": 1}), range(10)):
@@ -268,6 +275,7 @@ def test_tokens_of_a_large_vocabulary(tmp_path):
 
 
 @pytest.mark.parametrize(("options", "hosts", "message"), [
+    ({"row_rungs": 3}, 1, "row_rungs=3 is not a power of two"),
     ({"global_batch_size": 30}, 1, "global_batch_size=30 is not divisible by packing_blocks=4"),
     ({}, 3, "packing_blocks=4 is not divisible by 3 hosts"),
     ({"max_length": 65, "row_length": 64}, 1, "max_length=65 is above row_length=64"),

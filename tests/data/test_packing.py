@@ -114,14 +114,16 @@ def test_errors_quote_both_values():
         pack_texts([np.ones(16, np.int32)] * 3, None, row_length=16, pad_id=PAD, num_rows=2)
 
 
-def test_row_rungs():
-    rungs = np.array([row_rung(n) for n in range(1, 5000)])
+@pytest.mark.parametrize("row_rungs", [1, 2, 4, 16])
+def test_row_rungs(row_rungs):
+    rungs = np.array([row_rung(n, row_rungs) for n in range(1, 5000)])
     assert (rungs >= np.arange(1, 5000)).all() and (np.diff(rungs) >= 0).all()
-    assert all(row_rung(int(rung)) == rung for rung in rungs), "a rung is its own rung"
+    assert all(row_rung(int(rung), row_rungs) == rung for rung in rungs), "a rung is its own rung"
     ladder = np.unique(rungs)
     steps = np.diff(ladder)
-    assert ((steps == 1) | (steps / ladder[:-1] <= 1 / 8)).all()
-    assert row_rung(0) == 1
+    assert ((steps == 1) | (steps / ladder[:-1] <= 1 / row_rungs)).all()
+    assert ((ladder > 1024) & (ladder <= 2048)).sum() == row_rungs
+    assert row_rung(0, row_rungs) == 1
 
 
 def test_with_rows():
