@@ -1,5 +1,5 @@
 # make quickstart   a virtual environment, then prepare, train, evaluate and export on the bundled sample (CPU, minutes)
-# make test         a virtual environment, the peers' environment, then every test and ruff (CPU)
+# make test         a virtual environment, the peers' environment, then every test (CPU)
 # Both take PYTHON=python3.13 or any other from 3.11 on; each version has an environment of its own.
 
 PYTHON ?= python3

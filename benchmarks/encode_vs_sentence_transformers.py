@@ -17,6 +17,7 @@ import time
 import numpy as np
 
 from benchmarks.peer import (
+    PeerBenchmarkConfig,
     describe_machine,
     paired_ratio,
     peer_model_folder,
@@ -27,7 +28,7 @@ from benchmarks.peer import (
     use_cpu,
 )
 from benchmarks.texts import SPEED_FILES, draw_pairs, mixed, read_training_pairs
-from flags import REQUIRED, flag
+from flags import flag
 
 TARGET = 1.8
 LARGEST_DIFFERENCE = 1e-5
@@ -35,15 +36,11 @@ DEFAULT_BATCH_SIZE = 32  # sentence-transformers' own
 
 
 @dataclasses.dataclass(frozen=True)
-class EncodeBenchmarkConfig:
-    data_dir: str = flag(REQUIRED, "folder with train/*.jsonl.gz")
+class EncodeBenchmarkConfig(PeerBenchmarkConfig):
     model: str = flag("", "folder of a sentence-transformers model; empty: the real all-MiniLM-L6-v2")
     texts: int = flag(2048, "texts encoded in each repetition, half queries, half positives")
     repeats: int = flag(5, "repetitions that count")
-    threads: int = flag(2, "cores and threads of both sides")
     batch_sizes: tuple[str, ...] = flag(("32", "64", "128"), "batch sizes of the peer; 32 is its default")
-    peer_python: str = flag("", "Python with sentence-transformers 6; empty: .venv-peer, created on first use")
-    seed: int = flag(0, "seed of the choice of texts")
 
 
 def benchmark(config: EncodeBenchmarkConfig) -> None:

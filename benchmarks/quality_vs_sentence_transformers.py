@@ -20,6 +20,7 @@ import time
 from typing import Literal, NamedTuple
 
 from benchmarks.peer import (
+    PeerBenchmarkConfig,
     describe_machine,
     peer_model_folder,
     peer_python,
@@ -32,14 +33,13 @@ from benchmarks.texts import Pairs, hold_out, prepare, read_training_pairs, run_
 from evaluation.bootstrap import bootstrap_mrr, bootstrap_spearman
 from evaluation.retrieval import RetrievalScores, evaluate_pairs
 from evaluation.sts import StsPair, StsScores, evaluate_sts, read_sts
-from flags import REQUIRED, flag
+from flags import flag
 
 SAFETY = 0.95  # share of the time left that ours plans to use: its steps are fixed beforehand
 
 
 @dataclasses.dataclass(frozen=True)
-class QualityBenchmarkConfig:
-    data_dir: str = flag(REQUIRED, "folder with train/*.jsonl.gz and eval/stsb.tsv")
+class QualityBenchmarkConfig(PeerBenchmarkConfig):
     init: str = flag("", "folder whose architecture and tokenizer both use; empty: the real all-MiniLM-L6-v2")
     minutes: float = flag(10.0, "wall time of each run")
     batch_size: int = flag(64, "pairs a step")
@@ -54,9 +54,6 @@ class QualityBenchmarkConfig:
     calibration_steps: int = flag(120, "ours: steps of the run that says how many steps fit")
     peer_precisions: tuple[str, ...] = flag(("float32", "bfloat16"), "the peer: one run for each")
     heldout: int = flag(2000, "held-out pairs, an equal share of each file")
-    threads: int = flag(2, "cores and threads of both sides")
-    peer_python: str = flag("", "Python with sentence-transformers 6; empty: .venv-peer, created on first use")
-    seed: int = flag(0, "seed of weights, held-out pairs and order")
 
 
 class Scores(NamedTuple):

@@ -19,6 +19,7 @@ import time
 from typing import Literal
 
 from benchmarks.peer import (
+    PeerBenchmarkConfig,
     WorkerProcess,
     describe_machine,
     paired_ratio,
@@ -30,14 +31,13 @@ from benchmarks.peer import (
     use_cpu,
 )
 from benchmarks.texts import SPEED_FILES, draw_pairs, mixed, prepare, read_training_pairs
-from flags import REQUIRED, flag
+from flags import flag
 
 FLOAT32_TARGET, BFLOAT16_TARGET = 3.0, 1.5
 
 
 @dataclasses.dataclass(frozen=True)
-class TrainBenchmarkConfig:
-    data_dir: str = flag(REQUIRED, "folder with train/*.jsonl.gz")
+class TrainBenchmarkConfig(PeerBenchmarkConfig):
     model: str = flag("", "folder of a sentence-transformers model; empty: the real all-MiniLM-L6-v2")
     pairs: int = flag(8192, "pairs drawn, an equal share from each file")
     batch_size: int = flag(64, "pairs a step")
@@ -48,15 +48,12 @@ class TrainBenchmarkConfig:
     warmup_seconds: float = flag(30.0, "length of the first block of each, which is not counted")
     seconds: float = flag(30.0, "length of a block, in whole steps")
     repeats: int = flag(5, "blocks of each that count")
-    threads: int = flag(2, "cores and threads of both sides")
-    peer_python: str = flag("", "Python with sentence-transformers 6; empty: .venv-peer, created on first use")
-    seed: int = flag(0, "seed of the choice of pairs, their order and dropout")
 
 
 class OurTrainer:
     """The steps of `main.py train`, a block of seconds at a time."""
 
-    def __init__(self, config: TrainBenchmarkConfig, data_dir: pathlib.Path, workdir: pathlib.Path, dtype: str):
+    def __init__(self, config, data_dir: pathlib.Path, workdir: pathlib.Path, dtype: str, encode_blocks: int = 0):
         from sharding.mesh import make_mesh  # imports JAX
         from training.config import TrainConfig
         from training.feed import Feed
@@ -65,7 +62,7 @@ class OurTrainer:
         train_config = TrainConfig(
             data_dir=str(data_dir), workdir=str(workdir), init=str(config.model), dtype=dtype, seed=config.seed,
             global_batch_size=config.batch_size, max_length=config.max_length, row_length=config.row_length,
-            packing_blocks=config.packing_blocks, mixture=config.mixture,
+            packing_blocks=config.packing_blocks, encode_blocks=encode_blocks, mixture=config.mixture,
         )
         mesh = make_mesh()
         self.run, self.state, _ = set_up(train_config, mesh)

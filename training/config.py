@@ -33,6 +33,8 @@ class TrainConfig:
                               "two): fewer sizes, fewer programs to compile and emptier rows")
     packing_blocks: int = flag(8, "parts that the global batch is packed in, a multiple of the devices; packs well "
                                   "from 64 examples a part on. Results depend on it, and not on the devices")
+    encode_blocks: int = flag(0, "packing blocks that a device encodes at a time, for batches beyond its memory "
+                                 "(gradient caching: the same gradient, a third more arithmetic); 0: all")
     mixture: Literal["example", "dataset"] = flag("example", "what is drawn from one dataset: an example or a batch")
     hard_negatives: bool = flag(True, "use the negatives of triplets; false: their first two texts only")
     verify: Literal["checksum", "size"] = flag("checksum", "how shards are checked on opening; checksum reads them all")

@@ -21,6 +21,7 @@ from model.parameters import declare, partition_specs
 from model.pooling import embed
 from sharding.mesh import DATA_AXIS
 from sharding.rules import AxisRules
+from training.grad_cache import value_and_grad_in_parts
 from training.losses import contrastive_loss
 
 
@@ -45,29 +46,36 @@ def make_loss_and_gradient(
     dtype: jnp.dtype,
     remat: bool,
     implementation: str,
+    encode_blocks: int = 0,
 ) -> Callable[[Any, PackedTexts, jax.Array], tuple[jax.Array, Any]]:
     """(parameters, packed [P, ...], step) -> mean loss over the global batch and its exact gradient, replicated.
 
     Each device encodes its own blocks and compares them with the keys of all devices. Its loss is a share of the global
-    mean, so the one psum of loss and gradient at the end makes both exact on any number of devices.
+    mean, so the one psum of loss and gradient at the end makes both exact on any number of devices. encode_blocks says
+    how many of its p blocks it encodes at a time (grad_cache.py); 0: all.
     """
 
     def on_each_device(parameters, packed: PackedTexts, step):
         blocks = packed.tokens.shape[0]
 
-        def share_of_loss(parameters):
-            embeddings = embed(
-                parameters, model, packed, dtype=dtype, remat=remat,
+        def encode(parameters, part: PackedTexts, first_block):  # first_block of this device's
+            return embed(
+                parameters, model, part, dtype=dtype, remat=remat,
                 dropout=None if dropout_seed is None else DropoutSeed(dropout_seed, step),
-                first_block=lax.axis_index(DATA_AXIS) * blocks,
+                first_block=lax.axis_index(DATA_AXIS) * blocks + first_block,
             )  # [p, T, d]
+
+        def share_of_loss(embeddings):
             with jax.named_scope("contrastive_loss"):
                 return contrastive_loss(
                     embeddings, packed.text_ids, texts_per_example=texts_per_example, scale=scale, symmetric=symmetric,
                     axis_name=DATA_AXIS, dtype=dtype, implementation=implementation,
                 )
 
-        share, gradient = jax.value_and_grad(share_of_loss)(parameters)
+        if encode_blocks in (0, blocks):
+            share, gradient = jax.value_and_grad(lambda p: share_of_loss(encode(p, packed, 0)))(parameters)
+        else:
+            share, gradient = value_and_grad_in_parts(encode, share_of_loss, parameters, packed, encode_blocks)
         with jax.named_scope("reduce_gradients"):
             return lax.psum((share, gradient), DATA_AXIS)
 

@@ -62,6 +62,9 @@ def train(config: TrainConfig) -> int:
     initialize_processes(config.coordinator_address, config.num_processes, config.process_id)
     mesh = make_mesh()
     check_divides(config.packing_blocks, "packing_blocks", mesh.size, "the number of devices")
+    if config.encode_blocks:
+        check_divides(config.packing_blocks // mesh.size, "packing blocks of a device", config.encode_blocks,
+                      "encode_blocks")
     check_divides(config.global_batch_size, "global_batch_size", config.packing_blocks, "packing_blocks")
     check_extra(config.plot, "--plot", "matplotlib", "plot")
     check_extra(config.tensorboard, "--tensorboard", "tensorboardX", "tensorboard")
@@ -126,18 +129,23 @@ def set_up(config: TrainConfig, mesh) -> tuple[Run, TrainState, Progress]:
         loss_and_gradient = make_loss_and_gradient(
             model, mesh, texts_per_example=texts_per_example, scale=config.scale, symmetric=symmetric,
             dropout_seed=config.seed if config.dropout else None, dtype=jnp.dtype(config.dtype), remat=config.remat,
-            implementation=config.loss_implementation,
+            implementation=config.loss_implementation, encode_blocks=config.encode_blocks,
         )
         return make_train_step(loss_and_gradient, optimizer, schedule, mesh)
 
+    evaluator = make_evaluator(config)
     checkpoints = Checkpointer(config.checkpoint_dir or workdir / "checkpoints", identity(config, model, tokenizer),
                                config.keep_checkpoints)
     progress = Progress(loader_state=None, best_score=None, best_step=None)
-    if checkpoints.latest_step() is not None:
-        state, progress = checkpoints.restore(state)
-        loader.set_state(progress.loader_state)
-    run = Run(config, mesh, model, tokenizer, tokenizer_folder, loader, train_step, make_evaluator(config),
-              checkpoints, Reporter(config, checkpoints.latest_step()))
+    try:
+        if checkpoints.latest_step() is not None:
+            state, progress = checkpoints.restore(state)
+            loader.set_state(progress.loader_state)
+        reporter = Reporter(config, checkpoints.latest_step())
+    except Exception:
+        checkpoints.close()  # its threads would go on, and print, while Python ends
+        raise
+    run = Run(config, mesh, model, tokenizer, tokenizer_folder, loader, train_step, evaluator, checkpoints, reporter)
     return run, state, progress
 
 

@@ -10,6 +10,7 @@ import pytest
 @pytest.mark.parametrize("flags, devices, message", [
     (["--packing_blocks=3"], 1, "global_batch_size=16 is not divisible by packing_blocks=3"),
     (["--packing_blocks=2"], 4, "packing_blocks=2 is not divisible by the number of devices=4"),
+    (["--packing_blocks=4", "--encode_blocks=3"], 2, "blocks of a device=2 is not divisible by encode_blocks=3"),
     (["--max_length=600", "--row_length=600"], 1, "max_length=600 is above the position table's 512"),
     (["--encode_length=600"], 1, "max_length=600 is above the position table's 512"),
     (["--warmup_steps=70"], 1, "warmup_steps=70 leaves nothing of num_steps=60"),

@@ -72,10 +72,11 @@ def naive_loss(parameters, texts, ids, texts_per_example, symmetric):
     return ((rows + columns) / 2).mean() if symmetric else rows.mean()
 
 
-def make_step(mesh, texts_per_example, symmetric, dropout, implementation="xla"):
+def make_step(mesh, texts_per_example, symmetric, dropout, implementation="xla", encode_blocks=0):
     loss_and_gradient = make_loss_and_gradient(
         MODEL, mesh, texts_per_example=texts_per_example, scale=SCALE, symmetric=symmetric,
         dropout_seed=3 if dropout else None, dtype=jnp.float32, remat=False, implementation=implementation,
+        encode_blocks=encode_blocks,
     )
     schedule = learning_rate_schedule("linear", 1e-2, 1, 10)
     optimizer = make_optimizer(schedule, b1=0.9, b2=0.999, epsilon=1e-6, weight_decay=0.01, clip_norm=1.0)
@@ -123,6 +124,22 @@ def test_steps_do_not_depend_on_the_number_of_devices(texts_per_example, dropout
     for losses, parameters in results[1:]:
         np.testing.assert_allclose(losses, results[0][0], rtol=1e-5)
         assert_trees_close(parameters, results[0][1])
+
+
+@pytest.mark.parametrize("texts_per_example", [2, 3])
+@pytest.mark.parametrize("devices, encode_blocks", [(1, 1), (1, 4), (2, 2), (4, 1)])
+def test_encoding_in_parts_gives_the_gradient_of_the_whole(texts_per_example, devices, encode_blocks):
+    """Gradient caching, with dropout: the second pass must draw the masks of the first."""
+    packed = pack(*random_texts(7, texts_per_example))
+    mesh = make_mesh(jax.devices()[:devices])
+    parameters = replicate(initialize(declare(MODEL), jax.random.key(1)), mesh)
+    whole, in_parts = (
+        jax.jit(make_step(mesh, texts_per_example, True, dropout=True, encode_blocks=blocks)[0])(
+            parameters, shard_blocks(packed, mesh), jnp.int32(3))
+        for blocks in (0, encode_blocks)
+    )
+    np.testing.assert_allclose(in_parts[0], whole[0], rtol=1e-6)
+    assert_trees_close(in_parts[1], whole[1])
 
 
 def test_dropout_changes_the_loss():
