@@ -1,0 +1,175 @@
+"""queue_kl: KL(softmax(r_i R^T / tau_ref) || softmax(z_i Q^T / tau)) over a long queue, and the primitive under it.
+
+The queue is a buffer of past embeddings, split over the devices. Where the batch's own rows belong to it (SCT: the
+queue after [Q; r]), the buffer has room for them, K rows and a batch, and the caller overwrites the oldest rows before
+taking the loss: nothing is concatenated.
+
+Legend: b rows of this device, B of all devices; K queue rows, k of this device; D and D_r widths.
+"""
+
+import functools
+from typing import Literal, NamedTuple
+
+import jax
+import jax.numpy as jnp
+
+from kernels.implementation import choose_implementation
+from kernels.queue_kl import reference, tpu, xla
+from kernels.queue_kl.sums import RowValues, Side, make_sides
+from sharding.collectives import all_gather_with_gradient, psum_logsumexp
+
+Implementation = Literal["auto", "reference", "xla", "tpu", "tpu_interpret"]
+
+
+class _Options(NamedTuple):
+    implementation: str
+    sides: tuple[Side, Side]
+    row_block: int | None
+    queue_block: int | None
+
+
+def queue_kl(
+    references: jax.Array,  # [b, D_r] float32 or bfloat16
+    embeddings: jax.Array,  # [b, D], the references' dtype
+    queue: jax.Array,  # [k, D], the same dtype
+    *,
+    reference_temperature: float,
+    temperature: float,
+    reference_queue: jax.Array | None = None,  # [k, D_r], the same dtype; None: the queue
+    num_valid: jax.Array | None = None,  # [] int32
+    axis_name: str | None = None,
+    unit_norm: bool = False,
+    implementation: Implementation = "auto",
+    row_block: int | None = None,
+    queue_block: int | None = None,
+) -> jax.Array:  # [b] float32
+    """KL_i = sum_j p_ij (log p_ij - log q_ij), p_i = softmax(r_i R^T / tau_ref), q_i = softmax(z_i Q^T / tau).
+
+    Source: L_SCT of Limkonchotiwat et al. 2023 (SCT, TACL). Computed from queue_sums as gap_i - lse_ref_i + lse_i. The
+    gradient is dz_i = g_i / tau sum_j (q_ij - p_ij) Q_j; references and queues get none. It saves its operands and two
+    log-sum-exps a row, and never forms [b, k]. With u = b K D and u_r = b K D_r, forward and backward cost a device
+    4u_r + 6u FLOPs, 10u where D_r = D. (One pass that sums p_ij Q_j and q_ij Q_j apart would cost 8u, but the
+    difference of two sums of bfloat16 products loses the gradient where q is close to p.)
+
+    Over devices (axis_name, inside shard_map): each holds b rows and its own k rows of the queue. The rows of all
+    devices are gathered, each device sums over its part of the queue for all B of them, and psum combines the sums. So
+    B (D + D_r) numbers travel in place of the K (D + D_r) of the queue, and each row of the queue is read by one device
+    alone. Every device returns its own rows; where the devices' losses add up, as sum_i KL_i / B does to the mean over
+    the global batch, AD of a device's own is the exact gradient of the whole (check_vma=False).
+
+    Args:
+      num_valid: the queue rows of this device that are filled, the first ones; None: all. The others take part in
+        nothing, whatever they hold. With none on any device KL is 0 and so is its gradient.
+      unit_norm: promises that no row of any operand is longer than 1 (but for rounding). Scores are then bounded, and a
+        constant shift replaces the running maximum wherever float32 has the range (temperatures above about 0.016).
+      implementation: "auto" is "tpu" on a TPU and "xla" elsewhere; a named one raises ValueError where it cannot run.
+      row_block, queue_block: tile sizes; None lets the implementation choose.
+
+    Returns:
+      KL [b], float32, not averaged.
+    """
+    options = {"reference_temperature": reference_temperature, "temperature": temperature, "unit_norm": unit_norm,
+               "reference_queue": reference_queue, "num_valid": num_valid, "implementation": implementation,
+               "row_block": row_block, "queue_block": queue_block}
+    if axis_name is None:
+        reference_lse, lse, gap = queue_sums(references, embeddings, queue, **options)
+        return _divergence(reference_lse, lse, gap)
+    num_rows, device = references.shape[0], jax.lax.axis_index(axis_name)
+    references = all_gather_with_gradient(jax.lax.stop_gradient(references), axis_name)
+    embeddings = all_gather_with_gradient(embeddings, axis_name)
+    local_reference_lse, local_lse, gap = queue_sums(references, embeddings, queue, **options)
+    reference_lse, lse = psum_logsumexp(jnp.stack([local_reference_lse, local_lse]), axis_name)
+    shift = jnp.where(reference_lse == -jnp.inf, 0.0, reference_lse)
+    gap = jax.lax.psum(jnp.exp(local_reference_lse - shift) * gap, axis_name)  # weighted by each device's share of p
+    divergence = _divergence(reference_lse, lse, gap)
+    return jax.lax.dynamic_slice_in_dim(divergence, device * num_rows, num_rows)
+
+
+def _divergence(reference_lse, lse, gap):
+    return jnp.where(reference_lse == -jnp.inf, 0.0, gap - reference_lse + lse)
+
+
+def queue_sums(
+    references: jax.Array,  # [b, D_r]
+    embeddings: jax.Array,  # [b, D]
+    queue: jax.Array,  # [k, D]
+    *,
+    reference_temperature: float,
+    temperature: float,
+    reference_queue: jax.Array | None = None,  # [k, D_r]
+    num_valid: jax.Array | None = None,  # [] int32
+    unit_norm: bool = False,
+    implementation: Implementation = "auto",
+    row_block: int | None = None,
+    queue_block: int | None = None,
+) -> tuple[jax.Array, jax.Array, jax.Array]:
+    """lse_ref_i = log sum_j exp(s_ref_ij), lse_i = log sum_j exp(s_ij), gap_i = sum_j p_ij (s_ref_ij - s_ij).
+
+    s_ref = r R^T / tau_ref, p = softmax(s_ref) and s = z Q^T / tau, over the k queue rows given: no collective.
+    Differentiable in the embeddings alone. Without a valid queue row the log-sum-exps are -inf, gap and gradient zero.
+    The arguments are those of queue_kl.
+
+    Returns:
+      lse_ref [b], lse [b] and gap [b], float32.
+    """
+    _check(references, embeddings, queue, reference_queue, num_valid, reference_temperature, temperature)
+    chosen = choose_implementation("queue_kl", implementation, Implementation.__args__, queue.dtype)
+    references, reference_queue, queue = jax.lax.stop_gradient((references, reference_queue, queue))
+    with jax.named_scope("queue_sums"):
+        if chosen == "reference":
+            return reference.queue_sums(
+                references, embeddings, queue if reference_queue is None else reference_queue, queue, num_valid,
+                reference_scale=1 / reference_temperature, scale=1 / temperature)
+        sides = make_sides(1 / reference_temperature, 1 / temperature, queue.shape[0], unit_norm)
+        options = _Options(chosen, sides, row_block, queue_block)
+        return _queue_sums(options, references, embeddings, reference_queue, queue, num_valid)
+
+
+@functools.partial(jax.custom_vjp, nondiff_argnums=(0,))
+def _queue_sums(options: _Options, references, embeddings, reference_queue, queue, num_valid):
+    forward, _ = _functions(options)
+    return forward(references, embeddings, reference_queue, queue, num_valid)
+
+
+def _forward(options: _Options, *operands):
+    reference_lse, lse, gap = _queue_sums(options, *operands)
+    return (reference_lse, lse, gap), (operands, reference_lse, lse)
+
+
+def _backward(options: _Options, residuals, cotangents):
+    operands, reference_lse, lse = residuals
+    _, lse_cotangent, gap_cotangent = cotangents
+    _, backward = _functions(options)
+    gradient = backward(*operands, RowValues(reference_lse, lse, lse_cotangent, gap_cotangent))
+    return None, gradient, None, None, None
+
+
+_queue_sums.defvjp(_forward, _backward)
+
+
+def _functions(options: _Options):
+    """(forward, backward) of the chosen implementation with its static options bound."""
+    static = {"sides": options.sides, "row_block": options.row_block, "queue_block": options.queue_block}
+    module = xla
+    if options.implementation != "xla":
+        module, static = tpu, static | {"interpret": options.implementation == "tpu_interpret"}
+    return functools.partial(module.forward, **static), functools.partial(module.backward, **static)
+
+
+def _check(references, embeddings, queue, reference_queue, num_valid, reference_temperature, temperature) -> None:
+    operands = {"references [b, D_r]": references, "embeddings [b, D]": embeddings, "queue [k, D]": queue,
+                "reference_queue [k, D_r]": queue if reference_queue is None else reference_queue}
+    shapes = ", ".join(f"{name} {array.shape}" for name, array in operands.items())
+    if any(array.ndim != 2 or 0 in array.shape for array in operands.values()):
+        raise ValueError(f"every operand must be a matrix and none empty: {shapes}")
+    (b, reference_width), (rows, width), (k, queue_width), (reference_k, reference_queue_width) = (
+        array.shape for array in operands.values())
+    if (b, k, width, reference_width) != (rows, reference_k, queue_width, reference_queue_width):
+        raise ValueError(f"operands do not match (without a reference_queue it is the queue): {shapes}")
+    dtypes = {str(array.dtype) for array in operands.values()}
+    if len(dtypes) > 1 or queue.dtype not in (jnp.float32, jnp.bfloat16):
+        raise ValueError(f"operands must be all float32 or all bfloat16, not {' and '.join(sorted(dtypes))}")
+    if num_valid is not None and (num_valid.shape != () or num_valid.dtype != jnp.int32):
+        raise ValueError(f"num_valid must be an int32 scalar, not {num_valid.shape} {num_valid.dtype}")
+    if not (reference_temperature > 0 and temperature > 0):
+        raise ValueError(f"temperatures must be positive: {reference_temperature=} and {temperature=}")

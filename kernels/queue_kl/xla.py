@@ -1,0 +1,139 @@
+"""lse_i = log sum_j exp(s_ij), the same of s_ref, and gap_i = sum_j softmax(s_ref_i)_j (s_ref_ij - s_ij), blocked.
+
+Any back end. [b, k] is never formed: two tiles of at most TILE_BYTES of float32 scores are live at a time. With
+u = b k D and u_r = b k D_r the forward costs 2u_r + 2u FLOPs and the backward 2u_r + 4u. The queue is read in place:
+where the blocks do not divide it the last one starts early, so that nothing is padded, which would copy the queue.
+
+Legend: b rows, k queue rows, D and D_r widths; r rows and c queue rows of a tile; R row blocks.
+"""
+
+import functools
+
+import jax
+import jax.numpy as jnp
+
+from kernels.queue_kl.sums import RowValues, Side, add_tile, finish, no_sums, score_gradient
+
+TILE_BYTES = 8 * 2**20
+MAX_ROW_BLOCK = 2048
+"""Leaves a tile 1024 queue rows: with many fewer, a product is bound by memory traffic of the [r, D] operands."""
+
+
+def default_blocks(num_rows: int, num_queue_rows: int) -> tuple[int, int]:
+    """(r, c): the rows in equal blocks of at most MAX_ROW_BLOCK, and the queue rows that then fit TILE_BYTES."""
+    num_row_blocks = -(-num_rows // MAX_ROW_BLOCK)
+    row_block = -(-num_rows // num_row_blocks)
+    return row_block, min(num_queue_rows, TILE_BYTES // 4 // row_block)
+
+
+def forward(
+    references: jax.Array,  # [b, D_r]
+    embeddings: jax.Array,  # [b, D]
+    reference_queue: jax.Array | None,  # [k, D_r]; None: the queue
+    queue: jax.Array,  # [k, D]
+    num_valid: jax.Array | None,  # [] int32
+    *,
+    sides: tuple[Side, Side],
+    row_block: int | None = None,
+    queue_block: int | None = None,
+) -> tuple[jax.Array, jax.Array, jax.Array]:  # reference_lse, lse, gap, each [b] float32
+    row_block, queue_block = _blocks(references, queue, row_block, queue_block)
+
+    def sums_of_rows(rows):
+        references, embeddings = rows
+
+        def add_block(sums, reference_block, block, left_out):
+            reference_scores, scores = _scores(references, embeddings, reference_block, block, sides)
+            return add_tile(sums, reference_scores, scores, left_out, sides)
+
+        sums = _fold_queue(add_block, no_sums(row_block, sides), reference_queue, queue, num_valid, queue_block)
+        return finish(sums)
+
+    results = jax.lax.map(sums_of_rows, _into_row_blocks((references, embeddings), row_block))  # each [R, r, 1]
+    return tuple(result.reshape(-1)[:references.shape[0]] for result in results)
+
+
+def backward(
+    references: jax.Array,  # [b, D_r]
+    embeddings: jax.Array,  # [b, D]
+    reference_queue: jax.Array | None,  # [k, D_r]; None: the queue
+    queue: jax.Array,  # [k, D]
+    num_valid: jax.Array | None,  # [] int32
+    values: RowValues,  # each [b]
+    *,
+    sides: tuple[Side, Side],
+    row_block: int | None = None,
+    queue_block: int | None = None,
+) -> jax.Array:  # dZ [b, D] in the operands' dtype
+    """dZ = scale dS Q, with dS of sums.score_gradient."""
+    row_block, queue_block = _blocks(references, queue, row_block, queue_block)
+
+    def gradient_of_rows(rows):
+        references, embeddings, values = rows
+        values = RowValues(*(value[:, None] for value in values))
+
+        def add_block(gradient, reference_block, block, left_out):
+            reference_scores, scores = _scores(references, embeddings, reference_block, block, sides)
+            tile = score_gradient(reference_scores, scores, left_out, values)
+            return gradient + _product(tile.astype(block.dtype), block, (1, 0))
+
+        zeros = jnp.zeros(embeddings.shape, jnp.float32)
+        gradient = _fold_queue(add_block, zeros, reference_queue, queue, num_valid, queue_block)
+        return (sides[1].scale * gradient).astype(embeddings.dtype)
+
+    gradient = jax.lax.map(gradient_of_rows, _into_row_blocks((references, embeddings, values), row_block))
+    return gradient.reshape(-1, embeddings.shape[1])[:embeddings.shape[0]]
+
+
+def _fold_queue(add_block, carry, reference_queue, queue, num_valid, block: int):
+    """carry = add_block(carry, reference rows [c, D_r], rows [c, D], left_out [1, c] or None) over all blocks."""
+    num_rows = queue.shape[0]
+
+    def step(index, carry):
+        first = index * block
+        start = jnp.minimum(first, num_rows - block)
+        rows = start + jnp.arange(block)
+
+        def read(array):
+            rows_read = jax.lax.dynamic_slice_in_dim(array, start, block)
+            return rows_read if num_valid is None else jnp.where((rows < num_valid)[:, None], rows_read, 0)
+
+        queue_block = read(queue)
+        reference_block = queue_block if reference_queue is None else read(reference_queue)
+        left_out = [rows < first] if num_rows % block else []  # rows of the last block that the one before had already
+        if num_valid is not None:
+            left_out.append(rows >= num_valid)
+        left_out = functools.reduce(jnp.logical_or, left_out)[None, :] if left_out else None
+        return add_block(carry, reference_block, queue_block, left_out)
+
+    return jax.lax.fori_loop(0, -(-num_rows // block), step, carry)
+
+
+def _scores(references, embeddings, reference_block, block, sides: tuple[Side, Side]):
+    """(reference scores, scores), each [r, c] float32."""
+    reference, online = sides
+    return (reference.scale * _product(references, reference_block, (1, 1)),
+            online.scale * _product(embeddings, block, (1, 1)))
+
+
+def _product(left, right, contract: tuple[int, int]) -> jax.Array:
+    """left times right, contracted over one axis of each, accumulated in float32."""
+    return jax.lax.dot_general(left, right, (((contract[0],), (contract[1],)), ((), ())),
+                               precision=jax.lax.Precision.HIGHEST, preferred_element_type=jnp.float32)
+
+
+def _blocks(references, queue, row_block: int | None, queue_block: int | None) -> tuple[int, int]:
+    """(r, c): as asked for or by default, no larger than the operands."""
+    num_rows, num_queue_rows = references.shape[0], queue.shape[0]
+    default_row_block, default_queue_block = default_blocks(num_rows, num_queue_rows)
+    return min(row_block or default_row_block, num_rows), min(queue_block or default_queue_block, num_queue_rows)
+
+
+def _into_row_blocks(arrays, block: int):
+    """[b, ...] -> [R, r, ...] for each array of the tree, with rows of zeros appended."""
+
+    def split(array):
+        padded = jnp.pad(array, [(0, -array.shape[0] % block)] + [(0, 0)] * (array.ndim - 1))
+        return padded.reshape(-1, block, *array.shape[1:])
+
+    return jax.tree.map(split, arrays)
