@@ -123,12 +123,13 @@ def peer_workers(python: str, script: str, arguments_by_name: dict[str, dict]):
                 worker.close()
 
 
-def use_cpu(threads: int) -> None:
+def use_cpu(threads: int, keep_memory: bool = True) -> None:
     """Confines this process and those it starts to `threads` cores; JAX sizes its thread pool by that when imported.
 
-    Freed memory is kept, as main.py does.
+    Freed memory is kept, as main.py does, unless keep_memory is False.
     """
-    keep_freed_memory()
+    if keep_memory:
+        keep_freed_memory()
     os.environ["JAX_PLATFORMS"] = "cpu"
     cores = sorted(os.sched_getaffinity(0))
     if len(cores) < threads:

@@ -15,12 +15,12 @@ from sharding.mesh import check_divides
 
 def value_and_grad_in_parts(
     encode: Callable[[Any, PackedTexts, jax.Array], jax.Array],  # (parameters, packed [e, ...], index of first block)
-    loss: Callable[[jax.Array], jax.Array],  # of all embeddings [p, T, d]
+    loss: Callable[[jax.Array], tuple[jax.Array, Any]],  # of all embeddings [p, T, d], and anything beside it
     parameters: Any,
     packed: PackedTexts,  # [p, ...]
     encode_blocks: int,  # e
-) -> tuple[jax.Array, Any]:
-    """loss(embeddings of all blocks) and its gradient by the parameters, with the activations of e blocks at a time.
+) -> tuple[tuple[jax.Array, Any], Any]:
+    """value_and_grad(has_aux=True) of loss(embeddings of all blocks), with the activations of e blocks at a time.
 
     1. Encode part by part, keeping only the embeddings. 2. Loss and its gradient by the embeddings, once, with all
     their collectives. 3. Encode again, part by part, each with its share of that gradient, and add up. Forward passes
@@ -35,7 +35,8 @@ def value_and_grad_in_parts(
     firsts = jnp.arange(0, blocks, encode_blocks)
     with jax.named_scope("encode_without_gradient"):
         embeddings = jax.lax.map(lambda part: encode(parameters, *part), (parts, firsts))  # [p / e, e, T, d]
-    value, cotangents = jax.value_and_grad(lambda x: loss(x.reshape(blocks, *x.shape[2:])))(embeddings)
+    of_embeddings = jax.value_and_grad(lambda x: loss(x.reshape(blocks, *x.shape[2:])), has_aux=True)
+    value, cotangents = of_embeddings(embeddings)
 
     def add_part(gradient, part_and_cotangent):
         part, cotangent = part_and_cotangent

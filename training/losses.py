@@ -10,7 +10,11 @@ from jax import lax
 
 from kernels.contrastive.api import similarity_logsumexp
 from kernels.contrastive.labels import text_labels
+from kernels.contrastive.tile import RowStatistics
 from sharding.collectives import all_gather_with_gradient, psum_logsumexp
+
+UNIT_NORM_PRODUCT = 1.01
+"""Above |<q, k>| of unit vectors as rounded: to bfloat16, each norm is at most 1 + 2^-8."""
 
 
 def split_texts(per_text: jax.Array, texts_per_example: int) -> jax.Array:
@@ -46,8 +50,9 @@ def contrastive_loss(
     symmetric: bool,
     axis_name: str,
     dtype: jnp.dtype = jnp.float32,
+    bound: float | None = None,
     implementation: str = "auto",
-) -> jax.Array:
+) -> tuple[jax.Array, dict[str, jax.Array]]:
     """mean_i CE(scale * q_i K^T, i), plus the same over columns if symmetric: this device's share of the mean.
 
     Keys are the positives of all devices and, after them, the hard negatives of all devices. The sum of the shares over
@@ -55,7 +60,10 @@ def contrastive_loss(
     share, summed over devices, is the exact gradient of that mean. Texts that occur twice in the global batch are no
     negatives of each other. Source: SYSTEMS.md section 1; in-batch negatives, Henderson et al. 2017 (1705.00652).
 
-    Returns: float32 scalar.
+    Args:
+      bound: the largest |scale * <q, k>| there can be, or None (kernels/contrastive/api.py).
+
+    Returns: float32 scalar, and this device's share of the sums that batch_metrics takes.
     """
     texts = split_texts(embeddings.astype(dtype), texts_per_example)  # [K, b, d]
     ids = split_texts(text_ids, texts_per_example)
@@ -65,9 +73,9 @@ def contrastive_loss(
 
     keys = jnp.concatenate([all_gather_with_gradient(part, axis_name) for part in texts[1:]])  # [(K - 1) * B, d]
     query_labels, key_labels = candidate_labels(ids, axis_name)
-    row_lse, column_lse = similarity_logsumexp(
+    row_lse, column_lse, statistics = similarity_logsumexp(
         queries, keys, scale, query_labels=query_labels, key_labels=key_labels, positives=first + jnp.arange(b),
-        columns=symmetric, implementation=implementation,
+        columns=symmetric, statistics=True, bound=bound, implementation=implementation,
     )
     positive_logits = scale * jnp.sum(queries.astype(jnp.float32) * positives.astype(jnp.float32), axis=-1)  # [b]
     loss = jnp.sum(row_lse - positive_logits)
@@ -75,4 +83,38 @@ def contrastive_loss(
         all_columns = psum_logsumexp(column_lse[:B], axis_name)
         own_columns = lax.dynamic_slice_in_dim(all_columns, first, b)
         loss = (loss + jnp.sum(own_columns - positive_logits)) / 2
-    return loss / B
+    return loss / B, metric_sums(positive_logits, statistics, scale, B, num_keys=keys.shape[0])
+
+
+def metric_sums(
+    positive_logits: jax.Array,  # [b]
+    statistics: RowStatistics,  # of [b]
+    scale: jax.Array | float,
+    B: int,
+    num_keys: int,
+) -> dict[str, jax.Array]:
+    """Means over the B rows of the batch, as this device's share of each; batch_metrics says what they are."""
+    hardest = statistics.hardest_negative
+    has_negative = hardest != -jnp.inf
+    of_rows = {
+        "accuracy_at_1": positive_logits > hardest,
+        "positive_similarity": positive_logits / scale,
+        "hardest_negative_similarity": jnp.where(has_negative, hardest, 0.0) / scale,
+        "share_left_out": statistics.num_left_out / num_keys,
+        "share_with_negative": has_negative,
+    }
+    return {name: jnp.sum(values.astype(jnp.float32)) / B for name, values in of_rows.items()}
+
+
+def batch_metrics(sums: dict[str, jax.Array]) -> dict[str, jax.Array]:
+    """What is logged of a batch, from the sums of contrastive_loss added up over the devices.
+
+    accuracy_at_1: share of the queries whose own positive is above all negatives; positive_similarity and
+    hardest_negative_similarity: mean cosines (of the queries that have a negative, and 0 where none has);
+    share_left_out: false negatives, of all pairs of query and key.
+    """
+    share_with_negative = sums["share_with_negative"]
+    hardest = sums["hardest_negative_similarity"] / jnp.where(share_with_negative > 0, share_with_negative, 1.0)
+    metrics = sums | {"hardest_negative_similarity": hardest}
+    del metrics["share_with_negative"]
+    return metrics

@@ -22,7 +22,7 @@ from model.pooling import embed
 from sharding.mesh import DATA_AXIS
 from sharding.rules import AxisRules
 from training.grad_cache import value_and_grad_in_parts
-from training.losses import contrastive_loss
+from training.losses import UNIT_NORM_PRODUCT, batch_metrics, contrastive_loss
 
 
 class TrainState(NamedTuple):
@@ -47,13 +47,14 @@ def make_loss_and_gradient(
     remat: bool,
     implementation: str,
     encode_blocks: int = 0,
-) -> Callable[[Any, PackedTexts, jax.Array], tuple[jax.Array, Any]]:
-    """(parameters, packed [P, ...], step) -> mean loss over the global batch and its exact gradient, replicated.
+) -> Callable[[Any, PackedTexts, jax.Array], tuple[jax.Array, Any, dict[str, jax.Array]]]:
+    """(parameters, packed [P, ...], step) -> mean loss over the global batch, its exact gradient, metrics; replicated.
 
     Each device encodes its own blocks and compares them with the keys of all devices. Its loss is a share of the global
-    mean, so the one psum of loss and gradient at the end makes both exact on any number of devices. encode_blocks says
-    how many of its p blocks it encodes at a time (grad_cache.py); 0: all.
+    mean, so the one psum of loss, gradient and metric sums at the end makes all exact on any number of devices.
+    encode_blocks says how many of its p blocks it encodes at a time (grad_cache.py); 0: all.
     """
+    bound = UNIT_NORM_PRODUCT * abs(scale) if model.normalize else None
 
     def on_each_device(parameters, packed: PackedTexts, step):
         blocks = packed.tokens.shape[0]
@@ -69,28 +70,32 @@ def make_loss_and_gradient(
             with jax.named_scope("contrastive_loss"):
                 return contrastive_loss(
                     embeddings, packed.text_ids, texts_per_example=texts_per_example, scale=scale, symmetric=symmetric,
-                    axis_name=DATA_AXIS, dtype=dtype, implementation=implementation,
+                    axis_name=DATA_AXIS, dtype=dtype, bound=bound, implementation=implementation,
                 )
 
         if encode_blocks in (0, blocks):
-            share, gradient = jax.value_and_grad(lambda p: share_of_loss(encode(p, packed, 0)))(parameters)
+            of_parameters = jax.value_and_grad(lambda p: share_of_loss(encode(p, packed, 0)), has_aux=True)
+            (share, sums), gradient = of_parameters(parameters)
         else:
-            share, gradient = value_and_grad_in_parts(encode, share_of_loss, parameters, packed, encode_blocks)
+            (share, sums), gradient = value_and_grad_in_parts(
+                encode, share_of_loss, parameters, packed, encode_blocks)
         with jax.named_scope("reduce_gradients"):
-            return lax.psum((share, gradient), DATA_AXIS)
+            loss, gradient, sums = lax.psum((share, gradient, sums), DATA_AXIS)
+        return loss, gradient, batch_metrics(sums)
 
     parameter_specs = partition_specs(declare(model), AxisRules())
     return jax.shard_map(
         on_each_device, mesh=mesh, in_specs=(parameter_specs, PartitionSpec(DATA_AXIS), PartitionSpec()),
-        out_specs=(PartitionSpec(), parameter_specs), check_vma=False,
+        out_specs=(PartitionSpec(), parameter_specs, PartitionSpec()), check_vma=False,
     )
 
 
 def make_train_step(
     loss_and_gradient: Callable, optimizer: optax.GradientTransformation, schedule: optax.Schedule, mesh: Mesh
 ) -> Callable[[TrainState, PackedTexts], tuple[TrainState, dict[str, jax.Array]]]:
-    """A compiled step: (state, packed) -> (state, {"loss", "gradient_norm", "learning_rate"}); the state is donated.
+    """A compiled step: (state, packed) -> (state, metrics); the state is donated.
 
+    The metrics are "loss", "gradient_norm", "learning_rate" and those of losses.batch_metrics.
     Two programs, as the first is compiled anew for each number of rows, and the second, the optimizer, is not.
     """
     loss_and_gradient = jax.jit(loss_and_gradient)
@@ -104,8 +109,8 @@ def make_train_step(
         return TrainState(state.step + 1, parameters, optimizer_state), metrics
 
     def train_step(state: TrainState, packed: PackedTexts):
-        loss, gradient = loss_and_gradient(state.parameters, packed, state.step)
+        loss, gradient, of_batch = loss_and_gradient(state.parameters, packed, state.step)
         state, metrics = update(state, gradient)
-        return state, {"loss": loss} | metrics
+        return state, {"loss": loss} | metrics | of_batch
 
     return train_step

@@ -13,8 +13,9 @@ import jax
 import jax.numpy as jnp
 from absl import logging
 
-from kernels.contrastive import reference, tpu, xla
+from kernels.contrastive import reference, tile, tpu, xla
 from kernels.contrastive.labels import PairLabels, pair_labels
+from kernels.contrastive.tile import RowStatistics
 
 Implementation = Literal["auto", "reference", "xla", "tpu", "tpu_interpret"]
 
@@ -22,6 +23,8 @@ Implementation = Literal["auto", "reference", "xla", "tpu", "tpu_interpret"]
 class _Options(NamedTuple):
     implementation: str
     columns: bool
+    statistics: bool
+    shift: float | None
     row_block: int | None
     column_block: int | None
 
@@ -35,10 +38,12 @@ def similarity_logsumexp(
     key_labels: jax.Array | None = None,  # [N, 2] int32: key text, anchor text
     positives: jax.Array | None = None,  # [b] int32: column of each row's own positive
     columns: bool = True,
+    statistics: bool = False,
+    bound: float | None = None,
     implementation: Implementation = "auto",
     row_block: int | None = None,
     column_block: int | None = None,
-) -> tuple[jax.Array, jax.Array | None]:
+) -> tuple[jax.Array, jax.Array | None] | tuple[jax.Array, jax.Array | None, RowStatistics]:
     """row_lse_i = log sum_j exp(s_ij) and column_lse_j = log sum_i exp(s_ij) with s_ij = scale <q_i, k_j>.
 
     Both sums leave out false negatives: with labels (equal where the texts are; labels.text_labels), the key j is no
@@ -51,56 +56,63 @@ def similarity_logsumexp(
 
     Args:
       columns: False leaves the column part out, at no cost: column_lse is None.
+      statistics: True adds RowStatistics to the results, from the same product. No gradient flows into it.
+      bound: the caller's promise that |s_ij| <= bound, as with unit-norm embeddings and bound = scale. Where
+        2 bound + ln max(b, N) < 156, a constant then takes the place of the running maximum, which saves exponentials
+        (tile.constant_shift). A promise that does not hold gives infinities.
       implementation: "auto" is "tpu" on a TPU and "xla" elsewhere; a named one raises ValueError where it cannot run.
       row_block, column_block: tile sizes; None lets the implementation choose.
 
     Returns:
-      row_lse [b] and column_lse [N] (or None), float32. Over devices column_lse covers the local rows only.
+      row_lse [b] and column_lse [N] (or None), float32, and RowStatistics if asked for. Over devices column_lse covers
+      the local rows only.
     """
     _check_shapes(queries, keys, scale, query_labels, key_labels, positives)
+    if bound is not None and not bound >= 0:
+        raise ValueError(f"bound must be None or the largest |score|, at least 0, not {bound}")
     chosen = _choose(implementation, queries.dtype)
     labels = pair_labels(query_labels, key_labels, positives, queries.shape[0])
     with jax.named_scope("similarity_logsumexp"):
         if chosen == "reference":
-            return reference.similarity_logsumexp(queries, keys, scale, labels, columns=columns)
-        options = _Options(chosen, columns, row_block, column_block)
-        return _similarity_logsumexp(options, queries, keys, jnp.asarray(scale, jnp.float32), labels)
+            results = reference.similarity_logsumexp(
+                queries, keys, scale, labels, columns=columns, statistics=statistics)
+        else:
+            shift = tile.constant_shift(bound, queries.shape[0], keys.shape[0])
+            options = _Options(chosen, columns, statistics, shift, row_block, column_block)
+            results = _similarity_logsumexp(options, queries, keys, jnp.asarray(scale, jnp.float32), labels)
+    return results if statistics else results[:2]
 
 
 @functools.partial(jax.custom_vjp, nondiff_argnums=(0,))
 def _similarity_logsumexp(options: _Options, queries, keys, scale, labels: PairLabels | None):
     forward, _ = _functions(options)
-    return forward(queries, keys, scale, labels, columns=options.columns)
+    return forward(queries, keys, scale, labels, columns=options.columns, statistics=options.statistics)
 
 
 def _forward(options: _Options, queries, keys, scale, labels):
-    row_lse, column_lse = _similarity_logsumexp(options, queries, keys, scale, labels)
-    return (row_lse, column_lse), (queries, keys, scale, labels, row_lse, column_lse)
+    results = _similarity_logsumexp(options, queries, keys, scale, labels)
+    return results, (queries, keys, scale, labels, *results[:2])
 
 
 def _backward(options: _Options, residuals, cotangents):
-    queries, keys, scale, labels, row_lse, column_lse = residuals
-    row_cotangent, column_cotangent = cotangents
-    row_lse, row_cotangent = _without_empty(row_lse, row_cotangent)
-    if options.columns:
-        column_lse, column_cotangent = _without_empty(column_lse, column_cotangent)
+    queries, keys, scale, labels, *lses = residuals
+    sides = 2 if options.columns else 1
+    unit = tile.cotangent_unit(lses[:sides], cotangents[:sides])
+    row_values, *column_values = [
+        tile.gradient_values(lse, cotangent, unit, options.shift)
+        for lse, cotangent in zip(lses[:sides], cotangents[:sides])
+    ]
     _, backward = _functions(options)
-    gradients = backward(queries, keys, scale, labels, row_lse, column_lse, row_cotangent, column_cotangent)
+    gradients = backward(queries, keys, scale, labels, unit, row_values, column_values[0] if column_values else None)
     return *gradients, None
 
 
 _similarity_logsumexp.defvjp(_forward, _backward)
 
 
-def _without_empty(lse, cotangent):
-    """lse and cotangent with 0 where there was no candidate: exp(score - lse) is then exp(-inf), and not NaN."""
-    empty = lse == -jnp.inf
-    return jnp.where(empty, 0.0, lse), jnp.where(empty, 0.0, cotangent)
-
-
 def _functions(options: _Options):
     """(forward, backward) of the chosen implementation with its static options bound."""
-    static = {"row_block": options.row_block, "column_block": options.column_block}
+    static = {"shift": options.shift, "row_block": options.row_block, "column_block": options.column_block}
     module = xla
     if options.implementation != "xla":
         module, static = tpu, static | {"interpret": options.implementation == "tpu_interpret"}

@@ -62,7 +62,20 @@ def is_left_out(row_fields, key_fields, columns: jax.Array) -> jax.Array:
     row_fields are (query text, positive text, positive column), key_fields are (key text, anchor text) and `columns` is
     the index j: integer arrays that broadcast against each other, in either orientation.
     """
+    return _is_same_text(row_fields, key_fields, columns) | _is_empty(row_fields, key_fields)
+
+
+def is_false_negative(row_fields, key_fields, columns: jax.Array) -> jax.Array:
+    """True where is_left_out is, but for the empty slots."""
+    return _is_same_text(row_fields, key_fields, columns) & ~_is_empty(row_fields, key_fields)
+
+
+def _is_same_text(row_fields, key_fields, columns):
     query_text, positive_text, positive_column = row_fields
     key_text, anchor_text = key_fields
     same_text = (key_text == positive_text) | (key_text == query_text) | (anchor_text == query_text)
-    return (same_text & (columns != positive_column)) | (key_text == EMPTY) | (query_text == EMPTY)
+    return same_text & (columns != positive_column)
+
+
+def _is_empty(row_fields, key_fields):
+    return (key_fields[0] == EMPTY) | (row_fields[0] == EMPTY)

@@ -7,6 +7,7 @@ import jax
 import jax.numpy as jnp
 
 from kernels.contrastive.labels import PairLabels, is_left_out
+from kernels.contrastive.tile import RowStatistics, add_statistics, no_statistics
 
 
 def similarity_logsumexp(
@@ -16,17 +17,23 @@ def similarity_logsumexp(
     labels: PairLabels | None,
     *,
     columns: bool,
-) -> tuple[jax.Array, jax.Array | None]:  # [b], [N], float32 (float64 for float64 operands)
+    statistics: bool,
+) -> tuple[jax.Array, jax.Array | None, RowStatistics | None]:  # [b], [N], float32 (float64 for float64 operands)
     scores = scale * jnp.einsum(
         "id,jd->ij", queries, keys,
         precision=jax.lax.Precision.HIGHEST, preferred_element_type=jnp.promote_types(queries.dtype, jnp.float32),
     )
+    fields = None
     if labels is not None:
         row_fields = [labels.rows[:, None, field] for field in range(3)]
         key_fields = [labels.keys[None, :, field] for field in range(2)]
-        column_index = jnp.arange(keys.shape[0], dtype=jnp.int32)[None, :]
-        scores = jnp.where(is_left_out(row_fields, key_fields, column_index), -jnp.inf, scores)
-    return _logsumexp(scores, axis=1), _logsumexp(scores, axis=0) if columns else None
+        fields = row_fields, key_fields, jnp.arange(keys.shape[0], dtype=jnp.int32)[None, :]
+        scores = jnp.where(is_left_out(*fields), -jnp.inf, scores)
+    found = None
+    if statistics:
+        found = add_statistics(no_statistics((queries.shape[0], 1)), jax.lax.stop_gradient(scores), fields)
+        found = RowStatistics(*[value[:, 0] for value in found])
+    return _logsumexp(scores, axis=1), _logsumexp(scores, axis=0) if columns else None, found
 
 
 def _logsumexp(scores: jax.Array, axis: int) -> jax.Array:

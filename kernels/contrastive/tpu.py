@@ -24,6 +24,7 @@ import jax.numpy as jnp
 from jax.experimental import pallas as pl
 from jax.experimental.pallas import tpu as pltpu
 
+from kernels.contrastive import tile
 from kernels.contrastive.labels import PairLabels, is_left_out
 
 LANES = 128
@@ -65,28 +66,34 @@ def forward(
     labels: PairLabels | None,
     *,
     columns: bool,
+    statistics: bool,
+    shift: float | None,
     row_block: int | None = None,
     column_block: int | None = None,
     interpret: bool = False,
-) -> tuple[jax.Array, jax.Array | None]:  # row_lse [b], column_lse [N] or None, float32
+) -> tuple[jax.Array, jax.Array | None, tile.RowStatistics | None]:  # row_lse [b], column_lse [N] or None, float32
     num_rows, num_keys = queries.shape[0], keys.shape[0]
     queries, keys = _pad_width(queries), _pad_width(keys)
     rows, key_side = _sides(queries, keys, labels)
     o, i = _block(row_block, queries), _block(column_block, keys)
     num_row_blocks = pl.cdiv(num_rows, o)
-    out_shape = {"row_lse": jax.ShapeDtypeStruct((1, num_rows), jnp.float32)}
-    out_specs = {"row_lse": pl.BlockSpec((1, o), lambda row, column: (0, row))}
+    of_rows = jax.ShapeDtypeStruct((1, num_rows), jnp.float32), pl.BlockSpec((1, o), lambda row, column: (0, row))
+    specs = {"row_lse": of_rows}
     if columns:
-        out_shape["column_lse"] = jax.ShapeDtypeStruct((num_row_blocks, 1, num_keys), jnp.float32)
-        out_specs["column_lse"] = pl.BlockSpec((None, 1, i), lambda row, column: (row, 0, column))
+        specs["column_lse"] = (jax.ShapeDtypeStruct((num_row_blocks, 1, num_keys), jnp.float32),
+                               pl.BlockSpec((None, 1, i), lambda row, column: (row, 0, column)))
+    value = pltpu.VMEM((o, 1), jnp.float32)
+    scratch = {"sums": tile.Sums(value if shift is None else None, value)}
+    if statistics:
+        specs |= dict.fromkeys(tile.RowStatistics._fields, of_rows)
+        scratch["statistics"] = tile.RowStatistics(value, value)
     results = _call(
-        functools.partial(_forward_kernel, sizes=(num_rows, num_keys)),
-        scale, rows, key_side, (o, i), out_shape, out_specs,
-        scratch={"maximum": pltpu.VMEM((o, 1), jnp.float32), "total": pltpu.VMEM((o, 1), jnp.float32)},
-        interpret=interpret,
+        functools.partial(_forward_kernel, sizes=(num_rows, num_keys), shift=shift), scale.reshape(1, 1), rows,
+        key_side, (o, i), specs, scratch, interpret=interpret,
     )
     column_lse = jax.nn.logsumexp(results["column_lse"][:, 0], axis=0) if columns else None
-    return results["row_lse"][0], column_lse
+    found = tile.RowStatistics(*[results[name][0] for name in tile.RowStatistics._fields]) if statistics else None
+    return results["row_lse"][0], column_lse, found
 
 
 def backward(
@@ -94,75 +101,78 @@ def backward(
     keys: jax.Array,  # [N, D]
     scale: jax.Array,  # [] float32
     labels: PairLabels | None,
-    row_lse: jax.Array,  # [b]
-    column_lse: jax.Array | None,  # [N]
-    row_cotangent: jax.Array,  # [b]
-    column_cotangent: jax.Array | None,  # [N]
+    unit: jax.Array,  # [] float32
+    row_values: tuple[jax.Array, ...],  # of [b]: tile.gradient_values
+    column_values: tuple[jax.Array, ...] | None,  # of [N]
     *,
+    shift: float | None,
     row_block: int | None = None,
     column_block: int | None = None,
     interpret: bool = False,
 ) -> tuple[jax.Array, jax.Array, jax.Array]:  # dQ [b, D], dK [N, D] in the operands' dtype, dscale []
-    """dS_ij = g_i exp(s_ij - row_lse_i) + h_j exp(s_ij - column_lse_j); dQ = scale dS K; dK = scale dS^T Q."""
+    """dS = unit tile.score_gradient; dQ = scale dS K; dK = scale dS^T Q; dscale = sum_ij dS_ij <q_i, k_j>."""
     width = queries.shape[1]
     queries, keys = _pad_width(queries), _pad_width(keys)
     rows, key_side = _sides(queries, keys, labels)
-    rows["values"] = jnp.stack([row_lse, row_cotangent])
-    if column_lse is not None:
-        key_side["values"] = jnp.stack([column_lse, column_cotangent])
+    rows["values"] = jnp.stack(row_values)
+    if column_values is not None:
+        key_side["values"] = jnp.stack(column_values)
     blocks = _block(row_block, queries), _block(column_block, keys)
-    run = functools.partial(_outer_gradient, scale=scale, interpret=interpret)
+    scales = jnp.stack([scale, scale * unit]).reshape(1, 2)
+    run = functools.partial(_outer_gradient, scales=scales, shift=shift, interpret=interpret)
     query_gradient, scale_gradient = run(rows, key_side, blocks, queries_outer=True)
     key_gradient, _ = run(key_side, rows, blocks[::-1], queries_outer=False)
-    return query_gradient[:, :width], key_gradient[:, :width], scale_gradient
+    return query_gradient[:, :width], key_gradient[:, :width], unit * scale_gradient
 
 
-def _outer_gradient(outer, inner, blocks, *, queries_outer: bool, scale, interpret: bool):
-    """(gradient of the outer operand [n, D], dscale or None)."""
+def _outer_gradient(outer, inner, blocks, *, queries_outer: bool, scales, shift, interpret: bool):
+    """(gradient of the outer operand [n, D], dscale / unit or None)."""
     (num_outer, width), num_inner = outer["operand"].shape, inner["operand"].shape[0]
     o = blocks[0]
-    out_shape = {"gradient": jax.ShapeDtypeStruct((num_outer, width), outer["operand"].dtype)}
-    out_specs = {"gradient": pl.BlockSpec((o, width), lambda outer, inner: (outer, 0))}
+    specs = {"gradient": (jax.ShapeDtypeStruct((num_outer, width), outer["operand"].dtype),
+                          pl.BlockSpec((o, width), lambda outer, inner: (outer, 0)))}
     if queries_outer:  # sum_ij dS_ij <q_i, k_j>, over the rows of each block and not yet over D
-        out_shape["scale"] = jax.ShapeDtypeStruct((pl.cdiv(num_outer, o), 1, width), jnp.float32)
-        out_specs["scale"] = pl.BlockSpec((None, 1, width), lambda outer, inner: (outer, 0, 0))
+        specs["scale"] = (jax.ShapeDtypeStruct((pl.cdiv(num_outer, o), 1, width), jnp.float32),
+                          pl.BlockSpec((None, 1, width), lambda outer, inner: (outer, 0, 0)))
     results = _call(
-        functools.partial(_backward_kernel, sizes=(num_outer, num_inner), queries_outer=queries_outer),
-        scale, outer, inner, blocks, out_shape, out_specs,
-        scratch={"accumulator": pltpu.VMEM((o, width), jnp.float32)}, interpret=interpret,
+        functools.partial(_backward_kernel, sizes=(num_outer, num_inner), shift=shift, queries_outer=queries_outer),
+        scales, outer, inner, blocks, specs, {"accumulator": pltpu.VMEM((o, width), jnp.float32)}, interpret=interpret,
     )
     return results["gradient"], jnp.sum(results["scale"]) if queries_outer else None
 
 
-def _forward_kernel(scale, outer, inner, results, scratch, *, sizes):
+def _forward_kernel(scales, outer, inner, results, scratch, *, sizes, shift):
     """Tile (row block, column block): queries outer, keys inner."""
-    column = pl.program_id(1)
+    column, shape = pl.program_id(1), scratch["sums"].total.shape
 
     @pl.when(column == 0)
     def _():
-        scratch["maximum"][...] = jnp.full_like(scratch["maximum"], -jnp.inf)
-        scratch["total"][...] = jnp.zeros_like(scratch["total"])
+        _write(scratch["sums"], tile.no_sums(shape, shift))
+        if "statistics" in scratch:
+            _write(scratch["statistics"], tile.no_statistics(shape))
 
-    scores, left_out = _scores(scale, outer, inner, sizes, queries_outer=True)
+    scores, left_out = _scores(scales, outer, inner, sizes, queries_outer=True)
     if left_out is not None:
         scores = jnp.where(left_out, -jnp.inf, scores)
-
-    maximum = jnp.maximum(scratch["maximum"][...], jnp.max(scores, axis=1, keepdims=True))  # [o, 1]
-    shift = _finite(maximum)
-    decayed = scratch["total"][...] * jnp.exp(scratch["maximum"][...] - shift)
-    scratch["total"][...] = decayed + jnp.sum(jnp.exp(scores - shift), axis=1, keepdims=True)
-    scratch["maximum"][...] = maximum
-
+    terms = tile.terms(scores, shift)
+    _write(scratch["sums"], tile.add(_read(scratch["sums"]), terms, axis=1))
     if "column_lse" in results:
-        shift = _finite(jnp.max(scores, axis=0, keepdims=True))  # [1, i]
-        results["column_lse"][...] = shift + jnp.log(jnp.sum(jnp.exp(scores - shift), axis=0, keepdims=True))
+        sums = tile.add(tile.no_sums((1, scores.shape[1]), shift), terms, axis=0)
+        results["column_lse"][...] = tile.logsumexp(sums, shift)
+    if "statistics" in scratch:
+        overhang, fields = _overhang(scores.shape, sizes), _pair_fields(outer, inner, scores.shape, queries_outer=True)
+        inside = None if overhang is None else ~overhang
+        _write(scratch["statistics"], tile.add_statistics(_read(scratch["statistics"]), scores, fields, inside))
 
     @pl.when(column == pl.num_programs(1) - 1)
     def _():
-        results["row_lse"][...] = (_finite(scratch["maximum"][...]) + jnp.log(scratch["total"][...])).T
+        results["row_lse"][...] = tile.logsumexp(_read(scratch["sums"]), shift).T
+        if "statistics" in scratch:
+            for name, value in _read(scratch["statistics"])._asdict().items():
+                results[name][...] = value.T
 
 
-def _backward_kernel(scale, outer, inner, results, scratch, *, sizes, queries_outer: bool):
+def _backward_kernel(scales, outer, inner, results, scratch, *, sizes, shift, queries_outer: bool):
     """Tile (outer block, inner block): the gradient of the outer operand accumulates over the inner blocks."""
     inner_index, accumulator = pl.program_id(1), scratch["accumulator"]
 
@@ -170,14 +180,10 @@ def _backward_kernel(scale, outer, inner, results, scratch, *, sizes, queries_ou
     def _():
         accumulator[...] = jnp.zeros_like(accumulator)
 
-    scores, left_out = _scores(scale, outer, inner, sizes, queries_outer)
-    score_gradient = jnp.zeros_like(scores)
-    if "values" in outer:
-        lse, cotangent = _outer_fields(outer["values"])
-        score_gradient += cotangent * jnp.exp(scores - lse)
-    if "values" in inner:
-        lse, cotangent = _inner_fields(inner["values"])
-        score_gradient += cotangent * jnp.exp(scores - lse)
+    scores, left_out = _scores(scales, outer, inner, sizes, queries_outer)
+    sides = [_outer_fields(outer["values"])] if "values" in outer else []
+    sides += [_inner_fields(inner["values"])] if "values" in inner else []
+    score_gradient = tile.score_gradient(scores, sides, shift)
     if left_out is not None:
         score_gradient = jnp.where(left_out, 0.0, score_gradient)
     operand = _zero_overhang(inner["operand"][...], inner_index, sizes[1])
@@ -185,25 +191,50 @@ def _backward_kernel(scale, outer, inner, results, scratch, *, sizes, queries_ou
 
     @pl.when(inner_index == pl.num_programs(1) - 1)
     def _():
-        results["gradient"][...] = (scale[0, 0] * accumulator[...]).astype(results["gradient"].dtype)
+        results["gradient"][...] = (scales[0, 1] * accumulator[...]).astype(results["gradient"].dtype)
         if queries_outer:
             operand = _zero_overhang(outer["operand"][...], pl.program_id(0), sizes[0]).astype(jnp.float32)
             results["scale"][...] = jnp.sum(accumulator[...] * operand, axis=0, keepdims=True)
 
 
-def _scores(scale, outer, inner, sizes: tuple[int, int], queries_outer: bool):
+def _scores(scales, outer, inner, sizes: tuple[int, int], queries_outer: bool):
     """(scores [o, i], whether each is left out [o, i] or None where none can be)."""
-    scores = scale[0, 0] * _product(outer["operand"][...], inner["operand"][...], (1, 1))
-    indices = [pl.program_id(axis) * scores.shape[axis] + jax.lax.broadcasted_iota(jnp.int32, scores.shape, axis)
-               for axis in (0, 1)]
-    left_out = [indices[axis] >= sizes[axis] for axis in (0, 1) if sizes[axis] % scores.shape[axis]]
-    if "labels" in outer:
-        outer_fields, inner_fields = _outer_fields(outer["labels"]), _inner_fields(inner["labels"])
-        if queries_outer:
-            left_out.append(is_left_out(outer_fields, inner_fields, indices[1]))
-        else:
-            left_out.append(is_left_out(inner_fields, outer_fields, indices[0]))
-    return scores, functools.reduce(jnp.logical_or, left_out) if left_out else None
+    scores = scales[0, 0] * _product(outer["operand"][...], inner["operand"][...], (1, 1))
+    left_out, fields = _overhang(scores.shape, sizes), _pair_fields(outer, inner, scores.shape, queries_outer)
+    if fields is not None:
+        masked = is_left_out(*fields)
+        left_out = masked if left_out is None else left_out | masked
+    return scores, left_out
+
+
+def _overhang(shape: tuple[int, int], sizes: tuple[int, int]):
+    """True beyond the arrays' ends [o, i]; None where the blocks divide the sizes."""
+    beyond = [_indices(shape, axis) >= sizes[axis] for axis in (0, 1) if sizes[axis] % shape[axis]]
+    return functools.reduce(jnp.logical_or, beyond) if beyond else None
+
+
+def _pair_fields(outer, inner, shape: tuple[int, int], queries_outer: bool):
+    """The arguments of is_left_out, or None without labels."""
+    if "labels" not in outer:
+        return None
+    outer_fields, inner_fields = _outer_fields(outer["labels"]), _inner_fields(inner["labels"])
+    if queries_outer:
+        return outer_fields, inner_fields, _indices(shape, 1)
+    return inner_fields, outer_fields, _indices(shape, 0)
+
+
+def _indices(shape: tuple[int, int], axis: int):
+    """The index along an axis of the whole array, of each element of the tile."""
+    return pl.program_id(axis) * shape[axis] + jax.lax.broadcasted_iota(jnp.int32, shape, axis)
+
+
+def _read(refs):
+    return jax.tree.map(lambda ref: ref[...], refs)
+
+
+def _write(refs, values) -> None:
+    for ref, value in zip(jax.tree.leaves(refs), jax.tree.leaves(values), strict=True):
+        ref[...] = value
 
 
 def _inner_fields(fields):
@@ -232,13 +263,8 @@ def _product(left, right, contract: tuple[int, int]):
                                precision=precision, preferred_element_type=jnp.float32)
 
 
-def _finite(maximum):
-    """The maximum, or 0 where there was no candidate, so that exp(-inf - maximum) is 0 and not NaN."""
-    return jnp.where(maximum == -jnp.inf, 0.0, maximum)
-
-
-def _call(kernel, scale, outer, inner, blocks, out_shape, out_specs, *, scratch, interpret: bool):
-    """Runs the kernel over (outer blocks, inner blocks), the inner ones in order."""
+def _call(kernel, scales, outer, inner, blocks, results, scratch, *, interpret: bool):
+    """Runs the kernel over (outer blocks, inner blocks), the inner ones in order; results: {name: (shape, spec)}."""
     o, i = blocks
 
     def specs(side: dict[str, jax.Array], block: int, axis: int):
@@ -251,10 +277,12 @@ def _call(kernel, scale, outer, inner, blocks, out_shape, out_specs, *, scratch,
         kernel,
         grid=(pl.cdiv(outer["operand"].shape[0], o), pl.cdiv(inner["operand"].shape[0], i)),
         in_specs=[pl.BlockSpec(memory_space=pltpu.SMEM), specs(outer, o, axis=0), specs(inner, i, axis=1)],
-        out_shape=out_shape, out_specs=out_specs, scratch_shapes=[scratch],
+        out_shape={name: shape for name, (shape, _) in results.items()},
+        out_specs={name: spec for name, (_, spec) in results.items()},
+        scratch_shapes=[scratch],
         compiler_params=pltpu.CompilerParams(dimension_semantics=("parallel", "arbitrary")),
         interpret=pltpu.InterpretParams() if interpret else False,
-    )(scale.reshape(1, 1), outer, inner)
+    )(scales, outer, inner)
 
 
 def _sides(queries, keys, labels: PairLabels | None):

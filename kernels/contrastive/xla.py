@@ -10,6 +10,7 @@ Legend: b query rows, N keys, D width; r rows and c columns of a tile; R row blo
 import jax
 import jax.numpy as jnp
 
+from kernels.contrastive import tile
 from kernels.contrastive.labels import EMPTY, NO_KEY_TEXT, NO_QUERY_TEXT, PairLabels, is_left_out
 
 TILE_BYTES = 8 * 2**20
@@ -38,25 +39,35 @@ def forward(
     labels: PairLabels | None,
     *,
     columns: bool,
+    statistics: bool,
+    shift: float | None,
     row_block: int | None = None,
     column_block: int | None = None,
-) -> tuple[jax.Array, jax.Array | None]:  # row_lse [b], column_lse [N] or None, float32
+) -> tuple[jax.Array, jax.Array | None, tile.RowStatistics | None]:  # row_lse [b], column_lse [N] or None, float32
     num_rows, num_keys = queries.shape[0], keys.shape[0]
     rows, keys = _split(queries, keys, labels, row_block, column_block)
 
-    def column_step(row_sums, key_block):
+    def column_step(row_results, key_block):
         def row_step(column_sums, row):
-            row_block, row_sums = row
+            row_block, (row_sums, row_statistics) = row
             scores = _scores(row_block, key_block, scale)
-            column_sums = _accumulate(column_sums, scores, axis=0) if columns else None
-            return column_sums, _accumulate(row_sums, scores, axis=1)
+            terms = tile.terms(scores, shift)
+            if columns:
+                column_sums = tile.add(column_sums, terms, axis=0)
+            if statistics:
+                row_statistics = tile.add_statistics(row_statistics, scores, _pair_fields(row_block, key_block))
+            return column_sums, (tile.add(row_sums, terms, axis=1), row_statistics)
 
-        column_sums, row_sums = _scan(row_step, _no_sum(key_block["operand"]) if columns else None, (rows, row_sums))
-        return row_sums, _finish(column_sums) if columns else None
+        no_sums = tile.no_sums((1, key_block["operand"].shape[0]), shift) if columns else None
+        column_sums, row_results = _scan(row_step, no_sums, (rows, row_results))
+        return row_results, tile.logsumexp(column_sums, shift) if columns else None
 
-    row_sums, column_lse = _scan(column_step, jax.vmap(_no_sum)(rows["operand"]), keys)
-    row_lse = _finish(row_sums).reshape(-1)[:num_rows]
-    return row_lse, column_lse.reshape(-1)[:num_keys] if columns else None
+    row_shape = (*rows["operand"].shape[:2], 1)  # [R, r, 1]
+    no_results = tile.no_sums(row_shape, shift), tile.no_statistics(row_shape) if statistics else None
+    (row_sums, row_statistics), column_lse = _scan(column_step, no_results, keys)
+    row_lse = tile.logsumexp(row_sums, shift)
+    row_lse, row_statistics = jax.tree.map(lambda array: array.reshape(-1)[:num_rows], (row_lse, row_statistics))
+    return row_lse, column_lse.reshape(-1)[:num_keys] if columns else None, row_statistics
 
 
 def backward(
@@ -64,28 +75,25 @@ def backward(
     keys: jax.Array,  # [N, D]
     scale: jax.Array,  # [] float32
     labels: PairLabels | None,
-    row_lse: jax.Array,  # [b]
-    column_lse: jax.Array | None,  # [N]
-    row_cotangent: jax.Array,  # [b]
-    column_cotangent: jax.Array | None,  # [N]
+    unit: jax.Array,  # [] float32
+    row_values: tuple[jax.Array, ...],  # of [b]: tile.gradient_values
+    column_values: tuple[jax.Array, ...] | None,  # of [N]
     *,
+    shift: float | None,
     row_block: int | None = None,
     column_block: int | None = None,
 ) -> tuple[jax.Array, jax.Array, jax.Array]:  # dQ [b, D], dK [N, D] in the operands' dtype, dscale []
-    """dS_ij = g_i exp(s_ij - row_lse_i) + h_j exp(s_ij - column_lse_j); dQ = scale dS K; dK = scale dS^T Q."""
-    columns = column_lse is not None
+    """dS = unit tile.score_gradient; dQ = scale dS K; dK = scale dS^T Q; dscale = sum_ij dS_ij <q_i, k_j>."""
     num_rows, num_keys = queries.shape[0], keys.shape[0]
-    row_values = {"lse": row_lse, "cotangent": row_cotangent}
-    key_values = {"lse": column_lse, "cotangent": column_cotangent} if columns else {}
-    rows, keys = _split(queries, keys, labels, row_block, column_block, row_values, key_values)
+    rows, keys = _split(queries, keys, labels, row_block, column_block, row_values, column_values)
 
     def column_step(query_gradient, key_block):
         def row_step(key_gradient, row):
             row_block, query_gradient = row
-            scores = _scores(row_block, key_block, scale)
-            score_gradient = row_block["cotangent"][:, None] * jnp.exp(scores - row_block["lse"][:, None])
-            if columns:
-                score_gradient += key_block["cotangent"][None, :] * jnp.exp(scores - key_block["lse"][None, :])
+            sides = [[value[:, None] for value in row_block["values"]]]
+            if column_values is not None:
+                sides.append([value[None, :] for value in key_block["values"]])
+            score_gradient = tile.score_gradient(_scores(row_block, key_block, scale), sides, shift)
             score_gradient = score_gradient.astype(queries.dtype)
             query_gradient += _product(score_gradient, key_block["operand"], (1, 0))
             key_gradient += _product(score_gradient, row_block["operand"], (0, 0))
@@ -93,17 +101,17 @@ def backward(
 
         zeros = jnp.zeros(key_block["operand"].shape, jnp.float32)
         key_gradient, query_gradient = _scan(row_step, zeros, (rows, query_gradient))
-        return query_gradient, (scale * key_gradient).astype(queries.dtype)
+        return query_gradient, (scale * unit * key_gradient).astype(queries.dtype)
 
     zeros = jnp.zeros(rows["operand"].shape, jnp.float32)
     query_gradient, key_gradient = _scan(column_step, zeros, keys)
-    scale_gradient = jnp.sum(query_gradient * rows["operand"].astype(jnp.float32))  # sum_ij dS_ij <q_i, k_j>
-    query_gradient = (scale * query_gradient).astype(queries.dtype)
+    scale_gradient = unit * jnp.sum(query_gradient * rows["operand"].astype(jnp.float32))
+    query_gradient = (scale * unit * query_gradient).astype(queries.dtype)
     return (query_gradient.reshape(-1, queries.shape[1])[:num_rows],
             key_gradient.reshape(-1, queries.shape[1])[:num_keys], scale_gradient)
 
 
-def _split(queries, keys, labels, row_block, column_block, row_values=None, key_values=None):
+def _split(queries, keys, labels, row_block, column_block, row_values=(), key_values=()):
     """Rows and keys as dicts of arrays with a leading block axis: [R, r, ...] and [C, c, ...].
 
     Where the blocks do not divide the sizes, zeros are appended and labelled EMPTY.
@@ -112,7 +120,7 @@ def _split(queries, keys, labels, row_block, column_block, row_values=None, key_
     default_row_block, default_column_block = default_blocks(num_rows, num_keys)
     row_block = min(row_block or default_row_block, num_rows)
     column_block = min(column_block or default_column_block, num_keys)
-    rows, keys = {"operand": queries, **(row_values or {})}, {"operand": keys, **(key_values or {})}
+    rows, keys = {"operand": queries, "values": row_values}, {"operand": keys, "values": key_values}
     ragged = num_rows % row_block or num_keys % column_block
     if labels is not None or ragged:
         row_labels = jnp.full((num_rows, 3), NO_QUERY_TEXT, jnp.int32) if labels is None else labels.rows
@@ -123,22 +131,28 @@ def _split(queries, keys, labels, row_block, column_block, row_values=None, key_
     return _into_blocks(rows, row_block), _into_blocks(keys, column_block)
 
 
-def _into_blocks(arrays: dict[str, jax.Array], block: int) -> dict[str, jax.Array]:
-    def split(name, array):
+def _into_blocks(arrays, block: int):
+    def split(path, array):
         padding = [(0, -array.shape[0] % block)] + [(0, 0)] * (array.ndim - 1)
-        padded = jnp.pad(array, padding, constant_values=EMPTY if name in ("query_text", "key_text") else 0)
+        padded = jnp.pad(array, padding, constant_values=EMPTY if path[0].key in ("query_text", "key_text") else 0)
         return padded.reshape(-1, block, *array.shape[1:])
 
-    return {name: split(name, array) for name, array in arrays.items()}
+    return jax.tree.map_with_path(split, arrays)
 
 
 def _scores(row_block, key_block, scale) -> jax.Array:  # [r, c] float32, -inf where the pair is no candidate
     scores = scale * _product(row_block["operand"], key_block["operand"], (1, 1))
+    fields = _pair_fields(row_block, key_block)
+    return scores if fields is None else jnp.where(is_left_out(*fields), -jnp.inf, scores)
+
+
+def _pair_fields(row_block, key_block):
+    """The arguments of is_left_out, or None where nothing can be left out."""
     if "query_text" not in row_block:
-        return scores
+        return None
     row_fields = [row_block[name][:, None] for name in ("query_text", "positive_text", "positive")]
     key_fields = [key_block[name][None, :] for name in ("key_text", "anchor_text")]
-    return jnp.where(is_left_out(row_fields, key_fields, key_block["column"][None, :]), -jnp.inf, scores)
+    return row_fields, key_fields, key_block["column"][None, :]
 
 
 def _product(left, right, contract: tuple[int, int]) -> jax.Array:
@@ -153,27 +167,3 @@ def _scan(step, carry, blocks):
         return jax.lax.scan(step, carry, blocks)
     carry, outputs = step(carry, jax.tree.map(lambda array: array[0], blocks))
     return carry, jax.tree.map(lambda array: array[None], outputs)
-
-
-def _no_sum(operand):
-    """(maximum, sum of exp(score - maximum)) of no scores, for each row of the operand."""
-    return jnp.full(operand.shape[:1], -jnp.inf, jnp.float32), jnp.zeros(operand.shape[:1], jnp.float32)
-
-
-def _accumulate(sums, scores, axis: int):
-    """The running maximum and sum, with the tile's scores added along an axis."""
-    maximum, total = sums
-    new_maximum = jnp.maximum(maximum, jnp.max(scores, axis=axis))
-    shift = _finite(new_maximum)
-    new_total = total * jnp.exp(maximum - shift) + jnp.sum(jnp.exp(scores - jnp.expand_dims(shift, axis)), axis=axis)
-    return new_maximum, new_total
-
-
-def _finish(sums) -> jax.Array:
-    maximum, total = sums
-    return _finite(maximum) + jnp.log(total)
-
-
-def _finite(maximum):
-    """The maximum, or 0 where there was no candidate, so that exp(-inf - maximum) is 0 and not NaN."""
-    return jnp.where(maximum == -jnp.inf, 0.0, maximum)

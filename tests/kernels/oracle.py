@@ -17,6 +17,11 @@ class Case(NamedTuple):
     column_cotangent: np.ndarray  # [N]
 
 
+class Statistics(NamedTuple):
+    hardest_negative: np.ndarray  # [b]
+    num_left_out: np.ndarray  # [b]
+
+
 class Answer(NamedTuple):
     row_lse: np.ndarray
     column_lse: np.ndarray
@@ -62,6 +67,20 @@ def left_out(case: Case) -> np.ndarray:  # [b, N] bool
             is_known_positive = anchor_text == query_text and anchor_text != -1
             result[i, j] = key_text in (positive_text, query_text) or is_known_positive
     return result
+
+
+def statistics(case: Case) -> Statistics:
+    """One row at a time, in the words of the definition."""
+    is_left_out = left_out(case)
+    hardest, count = np.full(len(case.queries), -np.inf), np.zeros(len(case.queries))
+    for i, query in enumerate(case.queries):
+        own = None if case.positives is None else case.positives[i]
+        for j, key in enumerate(case.keys):
+            if is_left_out[i, j]:
+                count[i] += case.key_labels[j, 0] != -1
+            elif j != own:
+                hardest[i] = max(hardest[i], case.scale * (query @ key))
+    return Statistics(hardest, count)
 
 
 def answer(case: Case) -> Answer:

@@ -35,15 +35,15 @@ BLOCK = 128
 
 
 # The interpreted kernels are large programs that run once: compiling them takes the time of this file.
-@functools.partial(jax.jit, static_argnames=("implementation", "columns", "block"),
+@functools.partial(jax.jit, static_argnames=("implementation", "columns", "block", "bound"),
                    compiler_options={"xla_backend_optimization_level": 0, "xla_llvm_disable_expensive_passes": True})
 def value_and_gradients(queries, keys, scale, labels, row_cotangent, column_cotangent, *, implementation, columns=True,
-                        block=BLOCK):
+                        block=BLOCK, bound=None):
     blocks = {"row_block": block, "column_block": block}
 
     def primal(queries, keys, scale):
-        return similarity_logsumexp(queries, keys, scale, columns=columns, implementation=implementation, **labels,
-                                    **({} if implementation == "reference" else blocks))
+        return similarity_logsumexp(queries, keys, scale, columns=columns, implementation=implementation, bound=bound,
+                                    **labels, **({} if implementation == "reference" else blocks))
 
     values, vjp = jax.vjp(primal, queries, keys, scale)
     return *values, *vjp((row_cotangent, column_cotangent if columns else None))
@@ -276,6 +276,7 @@ def test_automatic_choice_is_logged(caplog):
     ({"keys": jnp.ones((3, 7))}, r"\(2, 8\) and \(3, 7\)"),
     ({"keys": jnp.ones((0, 8))}, r"\(2, 8\) and \(0, 8\)"),
     ({"keys": jnp.ones((3, 8), jnp.bfloat16)}, "float32 and bfloat16"),
+    ({"bound": -1.0}, "at least 0, not -1.0"),
     ({"scale": jnp.ones(2)}, r"scale .*\(2,\)"),
     ({"positives": jnp.zeros(2, jnp.int32)}, "go together"),
     ({"key_labels": jnp.zeros((4, 2), jnp.int32)}, r"\(3, 2\) int32, not \(4, 2\)"),

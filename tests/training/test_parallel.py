@@ -48,28 +48,42 @@ def pack(texts, ids, row_length=ROW_LENGTH):
     return pack_blocks(flat, lengths, ids, row_length, pad_id=0)[0]
 
 
-def naive_loss(parameters, texts, ids, texts_per_example, symmetric):
-    """The loss from one text a row, one [B, keys] matrix and loops over ids, without packing or sharding."""
-    slots = [[texts[block][k * EXAMPLES + i] for block in range(BLOCKS) for i in range(EXAMPLES)]
-             for k in range(texts_per_example)]
+def naive_masks(ids, texts_per_example):
+    """(pairs that are excluded, those of them that are false negatives), [B, keys], from loops over ids."""
     slot_ids = [[ids[block][k * EXAMPLES + i] for block in range(BLOCKS) for i in range(EXAMPLES)]
                 for k in range(texts_per_example)]
+    B, key_ids = BLOCKS * EXAMPLES, [text_id for slot in slot_ids[1:] for text_id in slot]
+    excluded = np.zeros((B, len(key_ids)), bool)
+    for i in range(B):
+        for j, key_id in enumerate(key_ids):
+            same_query = j < B and slot_ids[0][j] == slot_ids[0][i]
+            excluded[i, j] = j != i and (key_id in (0, slot_ids[0][i], slot_ids[1][i]) or same_query)
+    return excluded, excluded & (np.array(key_ids) != 0)
+
+
+def naive_loss(parameters, texts, excluded, texts_per_example, symmetric):
+    """The loss, and the [B, keys] similarities, from one text a row, without packing or sharding."""
+    slots = [[texts[block][k * EXAMPLES + i] for block in range(BLOCKS) for i in range(EXAMPLES)]
+             for k in range(texts_per_example)]
     flat = [text for slot in slots for text in slot]
     one_a_row = [[text] for text in flat]
     packed = pack(one_a_row, np.ones((len(flat), 1), np.uint64))
     embeddings = embed(parameters, MODEL, packed).reshape(texts_per_example, BLOCKS * EXAMPLES, -1)
     queries, keys = embeddings[0], embeddings[1:].reshape(-1, embeddings.shape[-1])
     similarities = SCALE * jnp.matmul(queries, keys.T, precision="highest")
-    B, key_ids = len(queries), [text_id for slot in slot_ids[1:] for text_id in slot]
-    excluded = np.zeros(similarities.shape, bool)
-    for i in range(B):
-        for j, key_id in enumerate(key_ids):
-            same_query = j < B and slot_ids[0][j] == slot_ids[0][i]
-            excluded[i, j] = j != i and (key_id in (0, slot_ids[0][i], slot_ids[1][i]) or same_query)
     masked = jnp.where(excluded, -jnp.inf, similarities)
     rows = jax.nn.logsumexp(masked, axis=1) - jnp.diag(similarities)
-    columns = jax.nn.logsumexp(masked[:, :B], axis=0) - jnp.diag(similarities)
-    return ((rows + columns) / 2).mean() if symmetric else rows.mean()
+    columns = jax.nn.logsumexp(masked[:, :len(queries)], axis=0) - jnp.diag(similarities)
+    return ((rows + columns) / 2).mean() if symmetric else rows.mean(), similarities
+
+
+def naive_metrics(similarities, excluded, left_out):
+    """One query at a time."""
+    hardest = [max(row[j] for j in range(len(row)) if j != i and not excluded[i, j])
+               for i, row in enumerate(similarities)]
+    positive = np.diag(similarities)
+    return {"accuracy_at_1": np.mean(positive > hardest), "positive_similarity": np.mean(positive) / SCALE,
+            "hardest_negative_similarity": np.mean(hardest) / SCALE, "share_left_out": left_out.mean()}
 
 
 def make_step(mesh, texts_per_example, symmetric, dropout, implementation="xla", encode_blocks=0):
@@ -95,9 +109,12 @@ def assert_trees_close(actual, expected, tolerance=1e-5):
 def test_gradient_is_that_of_the_global_mean_loss(texts_per_example, symmetric):
     texts, ids = random_texts(texts_per_example, texts_per_example, missing_negatives=texts_per_example == 3)
     parameters = initialize(declare(MODEL), jax.random.key(0))
+    excluded, left_out = naive_masks(ids, texts_per_example)
     naive = functools.partial(
-        naive_loss, texts=texts, ids=ids, texts_per_example=texts_per_example, symmetric=symmetric)
-    loss, gradient = jax.jit(jax.value_and_grad(naive))(parameters)
+        naive_loss, texts=texts, excluded=excluded, texts_per_example=texts_per_example, symmetric=symmetric)
+    (loss, similarities), gradient = jax.jit(jax.value_and_grad(naive, has_aux=True))(parameters)
+    metrics = naive_metrics(np.asarray(similarities, np.float64), excluded, left_out)
+    assert 0 < metrics["accuracy_at_1"] < 1 and metrics["share_left_out"] > 0
     for count in (1, 2, 8):
         mesh = make_mesh(jax.devices()[:count])
         loss_and_gradient, _, _ = make_step(mesh, texts_per_example, symmetric, dropout=False)
@@ -105,6 +122,9 @@ def test_gradient_is_that_of_the_global_mean_loss(texts_per_example, symmetric):
         ours = jax.jit(loss_and_gradient)(replicate(parameters, mesh), packed, jnp.zeros((), jnp.int32))
         np.testing.assert_allclose(ours[0], loss, rtol=1e-5)
         assert_trees_close(ours[1], gradient)
+        assert ours[2].keys() == metrics.keys()
+        for name, expected in metrics.items():
+            np.testing.assert_allclose(ours[2][name], expected, rtol=1e-5, err_msg=name)
 
 
 @pytest.mark.parametrize("dropout", [False, True])
@@ -154,7 +174,7 @@ def test_dropout_changes_the_loss():
 
 
 def test_one_reduction_a_step():
-    """Loss and gradient of all parameters are reduced together: no other all-reduce has their size."""
+    """Loss, gradient of all parameters and metric sums are reduced together: no other all-reduce has their size."""
     mesh = make_mesh()
     loss_and_gradient, _, _ = make_step(mesh, 2, True, dropout=True)
     parameters = replicate(initialize(declare(MODEL), jax.random.key(1)), mesh)
@@ -162,5 +182,6 @@ def test_one_reduction_a_step():
     text = jax.jit(loss_and_gradient).lower(parameters, packed, jnp.int32(0)).as_text()
     reductions = text.count("stablehlo.all_reduce")
     leaves = len(jax.tree.leaves(parameters))
-    # One for each leaf and for the loss, which XLA combines; and those of the columns' log-sum-exps and their gradient.
-    assert leaves + 1 <= reductions <= leaves + 1 + 4, reductions
+    # One for each leaf, for the loss and for five sums, which XLA combines; and those of the columns' log-sum-exps and
+    # their gradient.
+    assert leaves + 6 <= reductions <= leaves + 6 + 4, reductions

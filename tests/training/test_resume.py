@@ -45,6 +45,10 @@ def uninterrupted(tiny_flags, tmp_path_factory):
     output, _ = process.communicate(timeout=300)
     assert process.returncode == 0, output[-3000:]
     assert [step for step, *_ in losses(workdir)] == list(range(1, 61))
+    for line in metrics(workdir):
+        shares = [line[name] for name in ("accuracy_at_1", "share_left_out")]
+        cosines = [line[name] for name in ("positive_similarity", "hardest_negative_similarity")]
+        assert all(0 <= share <= 1 for share in shares) and all(-1.01 < cosine < 1.01 for cosine in cosines)
     return workdir
 
 
