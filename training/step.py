@@ -21,7 +21,7 @@ from model.parameters import declare, partition_specs
 from model.pooling import embed
 from sharding.mesh import DATA_AXIS
 from sharding.rules import AxisRules
-from training.losses import contrastive_loss
+from training.losses import KeyExchange, contrastive_loss
 
 
 class TrainState(NamedTuple):
@@ -45,6 +45,7 @@ def make_loss_and_gradient(
     dtype: jnp.dtype,
     remat: bool,
     implementation: str,
+    key_exchange: KeyExchange = "all_gather",
 ) -> Callable[[Any, PackedTexts, jax.Array], tuple[jax.Array, Any]]:
     """(parameters, packed [P, ...], step) -> mean loss over the global batch and its exact gradient, replicated.
 
@@ -64,7 +65,7 @@ def make_loss_and_gradient(
             with jax.named_scope("contrastive_loss"):
                 return contrastive_loss(
                     embeddings, packed.text_ids, texts_per_example=texts_per_example, scale=scale, symmetric=symmetric,
-                    axis_name=DATA_AXIS, dtype=dtype, implementation=implementation,
+                    axis_name=DATA_AXIS, key_exchange=key_exchange, dtype=dtype, implementation=implementation,
                 )
 
         share, gradient = jax.value_and_grad(share_of_loss)(parameters)

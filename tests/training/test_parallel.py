@@ -72,10 +72,11 @@ def naive_loss(parameters, texts, ids, texts_per_example, symmetric):
     return ((rows + columns) / 2).mean() if symmetric else rows.mean()
 
 
-def make_step(mesh, texts_per_example, symmetric, dropout, implementation="xla"):
+def make_step(mesh, texts_per_example, symmetric, dropout, implementation="xla", key_exchange="all_gather"):
     loss_and_gradient = make_loss_and_gradient(
         MODEL, mesh, texts_per_example=texts_per_example, scale=SCALE, symmetric=symmetric,
         dropout_seed=3 if dropout else None, dtype=jnp.float32, remat=False, implementation=implementation,
+        key_exchange=key_exchange,
     )
     schedule = learning_rate_schedule("linear", 1e-2, 1, 10)
     optimizer = make_optimizer(schedule, b1=0.9, b2=0.999, epsilon=1e-6, weight_decay=0.01, clip_norm=1.0)
