@@ -5,11 +5,12 @@ implementation that runs. What belongs to a key travels with it: the labels and 
 the backward pass its log-sum-exp, the cotangent of that and, in float32, its gradient. All of it is at home again, over
 the rows of all devices, when the round is over. A device holds the keys of two devices, whatever their number.
 
-Arithmetic is that of the gathered form. A device sends about R n D elements in the operands' dtype in each pass and as
-many in float32 in the backward pass, behind the work on the block before. They are hidden where that takes longer: with
-F FLOP/s and W bytes/s to each neighbour, bfloat16 operands and the Pallas kernel from b = F / W on in the forward pass
-(2 b n D FLOPs, 2 n D bytes) and from b = 3 F / (4 W) on in the backward pass (8 b n D FLOPs, 6 n D bytes); half of
-that with both directions. By the data sheet of a TPU v5e F / W is about 4400.
+Arithmetic is that of the gathered form. A device sends about R n D elements in the operands' dtype in each pass, and as
+many in float32 in the backward pass. Where XLA sends them asynchronously, the work on a block hides the hop to the next
+if it is longer: with F FLOP/s and W bytes/s to each neighbour, bfloat16 operands and the Pallas kernel from b = F / W
+on in the forward pass (2 b n D FLOPs, 2 n D bytes) and from b = 3 F / (4 W) on in the backward pass (8 b n D FLOPs,
+6 n D bytes); half of that with both directions. By the data sheet of a TPU v5e F / W is about 4400. In programs that
+jax 0.10 compiles for v5e the hops are asynchronous on 8 and 16 chips and blocking, so never hidden, on 64, 128 and 256.
 
 Legend: R devices, b query rows and n keys of one device, D width, m keys of a travelling block.
 """
