@@ -4,6 +4,7 @@ import dataclasses
 from typing import Literal
 
 from flags import REQUIRED, flag
+from training.losses import KeyExchange
 from training.optimizer import Schedule
 
 
@@ -46,6 +47,11 @@ class TrainConfig:
     symmetric: Literal["auto", "always", "never"] = flag(
         "auto", "also classify queries by key; auto: in batches without hard negatives")
     loss_implementation: Literal["auto", "reference", "xla", "tpu"] = flag("auto", "form of the similarity kernel")
+    key_exchange: KeyExchange = flag(
+        "all_gather", "how devices compare with the keys of all. all_gather holds them all, in few large messages: the "
+        "faster one while they fit. ring and bidirectional_ring pass them on, in memory that does not grow with the "
+        "devices; at best the sending hides behind the arithmetic, from some thousand examples a device on "
+        "(kernels/contrastive/ring.py), bidirectional from half as many. The loss is the same")
 
     # Optimizer.
     num_steps: int = flag(100_000, "steps of the whole run")

@@ -4,15 +4,19 @@ Legend: B = global batch, b = examples on this device, K = texts an example, d =
 p = packing blocks on this device, m = examples a block (b = p * m).
 """
 
+from typing import Literal
+
 import jax
 import jax.numpy as jnp
 from jax import lax
 
 from kernels.contrastive.api import similarity_logsumexp
 from kernels.contrastive.labels import text_labels
+from kernels.contrastive.ring import ring_similarity_logsumexp
 from kernels.contrastive.tile import RowStatistics
 from sharding.collectives import all_gather_with_gradient, psum_logsumexp
 
+KeyExchange = Literal["all_gather", "ring", "bidirectional_ring"]
 UNIT_NORM_PRODUCT = 1.01
 """Above |<q, k>| of unit vectors as rounded: to bfloat16, each norm is at most 1 + 2^-8."""
 
@@ -25,20 +29,19 @@ def split_texts(per_text: jax.Array, texts_per_example: int) -> jax.Array:
     return jnp.moveaxis(stacked, 1, 0).reshape(texts_per_example, p * m, *per_text.shape[2:])
 
 
-def candidate_labels(text_ids: jax.Array, axis_name: str) -> tuple[jax.Array, jax.Array]:
-    """Text ids [K, b, 2] -> labels that are equal where texts are, over all devices.
-
-    Returns:
-        query_labels [b, 2] = (query text, positive text) of this device's examples;
-        key_labels [(K - 1) * B, 2] = (key text, anchor text) of all keys, positives first; a negative has no anchor.
-    """
-    num_texts, b, _ = text_ids.shape
+def labels_of_all_texts(text_ids: jax.Array, axis_name: str) -> jax.Array:
+    """Text ids [K, b, 2] of this device -> labels [K, B] that are equal where texts are, over all devices."""
     gathered = lax.all_gather(text_ids, axis_name, axis=1, tiled=True)  # [K, B, 2]
-    labels = text_labels(gathered.reshape(-1, 2)).reshape(num_texts, -1)  # [K, B]
+    return text_labels(gathered.reshape(-1, 2)).reshape(text_ids.shape[0], -1)
+
+
+def candidate_labels(labels: jax.Array) -> jax.Array:
+    """Labels [K, n] of n examples -> [(K - 1) * n, 2] = (key text, anchor text) of their keys, positives first.
+
+    A positive's anchor is its query; a negative has no anchor.
+    """
     anchors = jnp.full_like(labels[1:], -1).at[0].set(labels[0])
-    first = lax.axis_index(axis_name) * b
-    query_labels = lax.dynamic_slice_in_dim(labels[:2], first, b, axis=1).T
-    return query_labels, jnp.stack([labels[1:].reshape(-1), anchors.reshape(-1)], axis=-1)
+    return jnp.stack([labels[1:].reshape(-1), anchors.reshape(-1)], axis=-1)
 
 
 def contrastive_loss(
@@ -49,6 +52,7 @@ def contrastive_loss(
     scale: jax.Array | float,
     symmetric: bool,
     axis_name: str,
+    key_exchange: KeyExchange = "all_gather",
     dtype: jnp.dtype = jnp.float32,
     bound: float | None = None,
     implementation: str = "auto",
@@ -60,30 +64,43 @@ def contrastive_loss(
     share, summed over devices, is the exact gradient of that mean. Texts that occur twice in the global batch are no
     negatives of each other. Source: SYSTEMS.md section 1; in-batch negatives, Henderson et al. 2017 (1705.00652).
 
+    The loss is the same however the keys are exchanged: gathered on every device, or passed round a ring.
+
     Args:
       bound: the largest |scale * <q, k>| there can be, or None (kernels/contrastive/api.py).
 
     Returns: float32 scalar, and this device's share of the sums that batch_metrics takes.
     """
+    if key_exchange not in KeyExchange.__args__:
+        raise ValueError(f"key_exchange={key_exchange!r} is none of {', '.join(KeyExchange.__args__)}")
     texts = split_texts(embeddings.astype(dtype), texts_per_example)  # [K, b, d]
     ids = split_texts(text_ids, texts_per_example)
     queries, positives = texts[0], texts[1]
     b, B = queries.shape[0], queries.shape[0] * lax.axis_size(axis_name)
     first = lax.axis_index(axis_name) * b
 
-    keys = jnp.concatenate([all_gather_with_gradient(part, axis_name) for part in texts[1:]])  # [(K - 1) * B, d]
-    query_labels, key_labels = candidate_labels(ids, axis_name)
-    row_lse, column_lse, statistics = similarity_logsumexp(
-        queries, keys, scale, query_labels=query_labels, key_labels=key_labels, positives=first + jnp.arange(b),
-        columns=symmetric, statistics=True, bound=bound, implementation=implementation,
-    )
+    labels = labels_of_all_texts(ids, axis_name)  # [K, B]
+    own_labels = lax.dynamic_slice_in_dim(labels, first, b, axis=1)  # [K, b]
+    options = {"query_labels": own_labels[:2].T, "columns": symmetric, "statistics": True, "bound": bound,
+               "implementation": implementation}
+    if key_exchange == "all_gather":
+        keys = jnp.concatenate([all_gather_with_gradient(part, axis_name) for part in texts[1:]])  # [(K - 1) * B, d]
+        row_lse, column_lse, statistics = similarity_logsumexp(
+            queries, keys, scale, key_labels=candidate_labels(labels), positives=first + jnp.arange(b), **options)
+        if symmetric:
+            column_lse = lax.dynamic_slice_in_dim(psum_logsumexp(column_lse[:B], axis_name), first, b)
+    else:
+        row_lse, column_lse, statistics = ring_similarity_logsumexp(
+            queries, texts[1:].reshape(-1, texts.shape[-1]), scale, key_labels=candidate_labels(own_labels),
+            positives=jnp.arange(b), axis_name=axis_name, bidirectional=key_exchange == "bidirectional_ring", **options)
+        if symmetric:
+            column_lse = column_lse[:b]
+
     positive_logits = scale * jnp.sum(queries.astype(jnp.float32) * positives.astype(jnp.float32), axis=-1)  # [b]
     loss = jnp.sum(row_lse - positive_logits)
     if symmetric:
-        all_columns = psum_logsumexp(column_lse[:B], axis_name)
-        own_columns = lax.dynamic_slice_in_dim(all_columns, first, b)
-        loss = (loss + jnp.sum(own_columns - positive_logits)) / 2
-    return loss / B, metric_sums(positive_logits, statistics, scale, B, num_keys=keys.shape[0])
+        loss = (loss + jnp.sum(column_lse - positive_logits)) / 2
+    return loss / B, metric_sums(positive_logits, statistics, scale, B, num_keys=(texts_per_example - 1) * B)
 
 
 def metric_sums(

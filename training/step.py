@@ -22,7 +22,7 @@ from model.pooling import embed
 from sharding.mesh import DATA_AXIS
 from sharding.rules import AxisRules
 from training.grad_cache import value_and_grad_in_parts
-from training.losses import UNIT_NORM_PRODUCT, batch_metrics, contrastive_loss
+from training.losses import UNIT_NORM_PRODUCT, KeyExchange, batch_metrics, contrastive_loss
 
 
 class TrainState(NamedTuple):
@@ -47,6 +47,7 @@ def make_loss_and_gradient(
     remat: bool,
     implementation: str,
     encode_blocks: int = 0,
+    key_exchange: KeyExchange = "all_gather",
 ) -> Callable[[Any, PackedTexts, jax.Array], tuple[jax.Array, Any, dict[str, jax.Array]]]:
     """(parameters, packed [P, ...], step) -> mean loss over the global batch, its exact gradient, metrics; replicated.
 
@@ -70,7 +71,8 @@ def make_loss_and_gradient(
             with jax.named_scope("contrastive_loss"):
                 return contrastive_loss(
                     embeddings, packed.text_ids, texts_per_example=texts_per_example, scale=scale, symmetric=symmetric,
-                    axis_name=DATA_AXIS, dtype=dtype, bound=bound, implementation=implementation,
+                    axis_name=DATA_AXIS, key_exchange=key_exchange, dtype=dtype, bound=bound,
+                    implementation=implementation,
                 )
 
         if encode_blocks in (0, blocks):

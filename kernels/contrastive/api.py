@@ -11,11 +11,11 @@ from typing import Literal, NamedTuple
 
 import jax
 import jax.numpy as jnp
-from absl import logging
 
 from kernels.contrastive import reference, tile, tpu, xla
 from kernels.contrastive.labels import PairLabels, pair_labels
 from kernels.contrastive.tile import RowStatistics
+from kernels.implementation import choose_implementation
 
 Implementation = Literal["auto", "reference", "xla", "tpu", "tpu_interpret"]
 
@@ -70,7 +70,7 @@ def similarity_logsumexp(
     _check_shapes(queries, keys, scale, query_labels, key_labels, positives)
     if bound is not None and not bound >= 0:
         raise ValueError(f"bound must be None or the largest |score|, at least 0, not {bound}")
-    chosen = _choose(implementation, queries.dtype)
+    chosen = choose_implementation("similarity_logsumexp", implementation, Implementation.__args__, queries.dtype)
     labels = pair_labels(query_labels, key_labels, positives, queries.shape[0])
     with jax.named_scope("similarity_logsumexp"):
         if chosen == "reference":
@@ -117,34 +117,6 @@ def _functions(options: _Options):
     if options.implementation != "xla":
         module, static = tpu, static | {"interpret": options.implementation == "tpu_interpret"}
     return functools.partial(module.forward, **static), functools.partial(module.backward, **static)
-
-
-def _choose(implementation: str, dtype) -> str:
-    """The implementation to run; ValueError where the named one cannot run on the device being compiled for."""
-    if implementation not in Implementation.__args__:
-        raise ValueError(f"implementation={implementation!r} is none of {', '.join(Implementation.__args__)}")
-    device_kind = _device_kind()
-    on_tpu = device_kind.startswith("TPU")
-    if implementation == "auto":
-        implementation = "tpu" if on_tpu else "xla"
-        _log_choice(implementation, device_kind)
-    if implementation == "tpu" and not on_tpu:
-        raise ValueError(f"implementation='tpu' cannot run on {device_kind!r}: use 'auto', 'xla' or 'tpu_interpret'")
-    if implementation == "tpu" and device_kind in ("TPU v2", "TPU v3") and dtype != jnp.float32:
-        raise ValueError(f"implementation='tpu' takes float32 operands on a {device_kind}, not {dtype}: its Mosaic "
-                         "kernels have no bfloat16 matrix operand; cast queries and keys to float32")
-    return implementation
-
-
-def _device_kind() -> str:
-    """The kind of device being compiled for: the mesh's inside shard_map (it may be absent here), else the default."""
-    device = jax.sharding.get_abstract_mesh().abstract_device
-    return device.device_kind if device is not None else jax.devices()[0].device_kind
-
-
-@functools.cache
-def _log_choice(implementation: str, device_kind: str) -> None:
-    logging.info("similarity_logsumexp: implementation=%s on %s", implementation, device_kind)
 
 
 def _check_shapes(queries, keys, scale, query_labels, key_labels, positives) -> None:

@@ -86,11 +86,11 @@ def naive_metrics(similarities, excluded, left_out):
             "hardest_negative_similarity": np.mean(hardest) / SCALE, "share_left_out": left_out.mean()}
 
 
-def make_step(mesh, texts_per_example, symmetric, dropout, implementation="xla", encode_blocks=0):
+def make_step(mesh, texts_per_example, symmetric, dropout, implementation="xla", **options):
     loss_and_gradient = make_loss_and_gradient(
         MODEL, mesh, texts_per_example=texts_per_example, scale=SCALE, symmetric=symmetric,
         dropout_seed=3 if dropout else None, dtype=jnp.float32, remat=False, implementation=implementation,
-        encode_blocks=encode_blocks,
+        **options,
     )
     schedule = learning_rate_schedule("linear", 1e-2, 1, 10)
     optimizer = make_optimizer(schedule, b1=0.9, b2=0.999, epsilon=1e-6, weight_decay=0.01, clip_norm=1.0)

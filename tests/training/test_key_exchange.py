@@ -1,0 +1,92 @@
+"""Keys gathered, passed round a ring, and passed round it both ways: the same loss, gradients and training steps."""
+
+import functools
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import optax
+import pytest
+from jax.sharding import PartitionSpec
+
+from model.parameters import declare, initialize
+from sharding.mesh import DATA_AXIS, make_mesh, replicate, shard_blocks
+from tests.training.test_parallel import MODEL, assert_trees_close, make_step, pack, random_texts
+from training.losses import KeyExchange, batch_metrics, contrastive_loss
+from training.step import initial_state, make_train_step
+
+EXCHANGES = KeyExchange.__args__
+BLOCKS, EXAMPLES, WIDTH = 24, 3, 16  # packing blocks, examples a block: 9 examples on each of 8 devices
+
+
+def random_embeddings(texts_per_example: int):
+    """Unit vectors [P, K * m, d], and text ids [P, K * m, 2] of which many come twice, on one device and on two."""
+    rng = np.random.default_rng(texts_per_example)
+    embeddings = rng.standard_normal((BLOCKS, texts_per_example * EXAMPLES, WIDTH)).astype(np.float32)
+    embeddings /= np.linalg.norm(embeddings, axis=-1, keepdims=True)
+    ids = rng.integers(1, 100, (*embeddings.shape[:2], 2)).astype(np.uint32)
+    ids[..., 1] = 7
+    if texts_per_example == 3:
+        ids[[0, 5], 2 * EXAMPLES] = 0  # two examples without a negative
+    return embeddings, ids
+
+
+def loss_and_gradients(key_exchange: str, num_devices: int, embeddings, ids, **options):
+    """The loss, its gradients for the embeddings and the scale, and the batch's metrics."""
+    split, whole = PartitionSpec(DATA_AXIS), PartitionSpec()
+    options |= {"axis_name": DATA_AXIS, "key_exchange": key_exchange}
+
+    @functools.partial(jax.shard_map, mesh=make_mesh(jax.devices()[:num_devices]), in_specs=(split, whole, split),
+                       out_specs=(whole, (split, whole), whole), check_vma=False)
+    def on_each_device(embeddings, scale, ids):
+        def share(embeddings, scale):
+            return contrastive_loss(embeddings, ids, scale=scale, **options)
+
+        (loss, sums), (gradient, scale_gradient) = jax.value_and_grad(
+            share, argnums=(0, 1), has_aux=True)(embeddings, scale)
+        loss, scale_gradient, sums = jax.lax.psum((loss, scale_gradient, sums), DATA_AXIS)
+        return loss, (gradient, scale_gradient), batch_metrics(sums)
+
+    return jax.jit(on_each_device)(embeddings, jnp.float32(20.0), ids)
+
+
+@pytest.mark.parametrize("texts_per_example, symmetric", [(2, True), (2, False), (3, False), (3, True)])
+@pytest.mark.parametrize("num_devices", [1, 2, 3, 8])
+def test_same_loss_and_gradients(num_devices, texts_per_example, symmetric):
+    embeddings, ids = random_embeddings(texts_per_example)
+    options = {"texts_per_example": texts_per_example, "symmetric": symmetric}
+    gathered, *rings = (loss_and_gradients(exchange, num_devices, embeddings, ids, **options) for exchange in EXCHANGES)
+    rings.append(loss_and_gradients("ring", num_devices, embeddings, ids, bound=20.2, **options))
+    for ring in rings:
+        np.testing.assert_allclose(ring[0], gathered[0], rtol=1e-5)
+        assert_trees_close(ring[1], gathered[1], tolerance=1e-5)
+        assert_trees_close(ring[2], gathered[2], tolerance=1e-5)
+    distinct = np.arange(ids.size, dtype=np.uint32).reshape(ids.shape) + 1
+    unmasked = loss_and_gradients("ring", num_devices, embeddings, distinct, **options)
+    assert abs(unmasked[0] - gathered[0]) > 1e-2, "the duplicates are left out, and it shows"
+
+
+@pytest.mark.parametrize("texts_per_example", [2, 3])
+def test_same_training_steps(texts_per_example):
+    """Parameters after three steps of plain gradient descent: Adam would divide small gradients by their rounding."""
+    mesh, optimizer = make_mesh(), optax.sgd(0.01)
+    packed = shard_blocks(pack(*random_texts(0, texts_per_example)), mesh)
+    results = []
+    for exchange in EXCHANGES:
+        loss_and_gradient, _, _ = make_step(
+            mesh, texts_per_example, texts_per_example == 2, dropout=True, key_exchange=exchange)
+        train_step = make_train_step(loss_and_gradient, optimizer, optax.constant_schedule(0.01), mesh)
+        state = initial_state(replicate(initialize(declare(MODEL), jax.random.key(1)), mesh), optimizer)
+        losses = []
+        for _ in range(3):
+            state, metrics = train_step(state, packed)
+            losses.append(float(metrics["loss"]))
+        results.append((losses, jax.device_get(state.parameters)))
+    for losses, parameters in results[1:]:
+        np.testing.assert_allclose(losses, results[0][0], rtol=1e-5)
+        assert_trees_close(parameters, results[0][1])
+
+
+def test_unknown_exchange_is_refused():
+    with pytest.raises(ValueError, match="'star' is none of all_gather, ring"):
+        loss_and_gradients("star", 1, *random_embeddings(2), texts_per_example=2, symmetric=True)
