@@ -15,6 +15,7 @@ QUICK_COMPILES = "--xla_backend_optimization_level=1"  # halves the time of the 
 os.environ["XLA_FLAGS"] = f"{os.environ.get('XLA_FLAGS', '')} --xla_force_host_platform_device_count=8 {QUICK_COMPILES}"
 os.environ["TPU_SKIP_MDS_QUERY"] = "1"
 os.environ["TPU_WORKER_HOSTNAMES"] = "localhost"
+os.environ["ALLOW_MULTIPLE_LIBTPU_LOAD"] = "1"  # libtpu only compiles: two test runs may use it at once
 os.environ["HF_HUB_OFFLINE"] = "1"
 
 import jax  # noqa: E402

@@ -5,10 +5,10 @@ import importlib.util
 import jax
 import jax.numpy as jnp
 import pytest
-from jax.sharding import Mesh, NamedSharding, PartitionSpec
+from jax.sharding import NamedSharding, PartitionSpec
 
+from benchmarks.tpu_programs import topology_mesh
 from kernels.queue_kl.api import queue_kl
-from tests.kernels.test_compile_tpu import topology_devices
 
 pytestmark = pytest.mark.skipif(importlib.util.find_spec("libtpu") is None,
                                 reason="no libtpu: pip install the version that jax[tpu] names")
@@ -17,7 +17,7 @@ pytestmark = pytest.mark.skipif(importlib.util.find_spec("libtpu") is None,
 def compile_loss(topology: str, dtype, *, all_rows: int, local_queue_rows: int, widths: tuple[int, int],
                  num_queues: int = 1, filling: bool = False):
     """Loss and gradient of `all_rows` rows over a queue of which each device of the topology has its part."""
-    mesh = Mesh(topology_devices(topology), ("data",))
+    mesh = topology_mesh(topology)
     reference_width, width = widths
 
     def local_loss(embeddings, references, queues, num_valid):

@@ -1,0 +1,234 @@
+"""What libtpu makes of our loss and training step for each TPU, without one: time, memory, arithmetic, collectives.
+
+    python -m benchmarks.compile_tpu [--targets=v3,v5e] [--local_batch=4096 --global_batch=32768 --width=768]
+
+For each target, of the symmetric loss and its gradient on one device (local batch b, global batch N, width D):
+  temp    HBM beside arguments and results, through kernels.contrastive.api and materialised (kernels/contrastive/
+          reference.py). Where that does not compile, what it must hold stands in: b N float32 scores.
+  FLOPs   of the matrix products, in units of u = b N D, over 8u, the floor of a loss that recomputes its scores;
+          counted in the traced program, loops and kernel grids multiplied out: nothing is run.
+Then, with --full_step, for a training step of a BERT of that width with --step_batch pairs a device: the collectives of
+the compiled schedule; and on 8 and 256 v5e chips, at a fixed batch a device, the temp of the loss over all devices and
+of the step. Bytes and collectives are those of one device; buffers that XLA keeps in VMEM are not in temp. Compile
+times are wall time, and the CPU time of all threads, which depends less on what else the machine does.
+"""
+
+import collections
+import dataclasses
+import math
+from typing import NamedTuple
+
+import jax
+import jax.numpy as jnp
+
+from benchmarks.peer import print_result, run_benchmark
+from benchmarks.program_counts import Collective, collectives, matrix_flops
+from benchmarks.tpu_programs import (
+    Program,
+    compile_loss,
+    compile_similarity,
+    compile_train_step,
+    prepare_compiler,
+    topology_mesh,
+)
+from flags import flag
+from model.config import EncoderConfig, ModelConfig
+from model.parameters import declare
+
+MEMORY_TARGET = 20.0  # temp of the materialised form over ours
+FLAT = 1.05  # largest growth of temp from 8 to 256 chips
+COMPILE_SECONDS_TARGET = 60.0  # of CPU time, for 256 chips
+FLOOR = 8  # u FLOPs: forward 2u, backward 6u with the scores recomputed
+ROW_LENGTH = 128
+
+
+class Target(NamedTuple):
+    topology: str
+    dtype: jnp.dtype
+
+
+TARGETS = {
+    "v3": Target("v3:2x2", jnp.float32),  # its Mosaic kernels take no bfloat16 operand
+    "v4": Target("v4:2x2x1", jnp.bfloat16),
+    "v5e": Target("v5e:2x4", jnp.bfloat16),
+    "v5p": Target("v5p:2x2x2", jnp.bfloat16),
+    "v6e": Target("v6e:4x4", jnp.bfloat16),
+    "tpu7x": Target("tpu7x:2x2x1", jnp.bfloat16),
+}
+SCALING = ("v5e:2x4", "v5e:16x16")  # 8 and 256 chips
+
+
+@dataclasses.dataclass(frozen=True)
+class CompileBenchmarkConfig:
+    targets: tuple[str, ...] = flag(tuple(TARGETS), "TPUs to compile for")
+    local_batch: int = flag(4096, "pairs a device in the loss")
+    global_batch: int = flag(32768, "keys that a device's queries meet in the loss")
+    width: int = flag(768, "width of an embedding, and of the encoder of the whole step: a multiple of 64")
+    full_step: bool = flag(True, "also compile the whole training step, and for up to 256 chips if v5e is a target")
+    step_batch: int = flag(128, "pairs a device in the whole step, of two texts of 64 tokens")
+    layers: int = flag(2, "layers of the encoder in the whole step: they are unrolled, and each takes long to compile")
+
+
+class LossResult(NamedTuple):
+    time: str
+    temp_bytes: int
+    flops: float  # in units of u
+    naive_bytes: int  # temp of the materialised form, or what it must hold at least
+    naive_failure: str  # why the materialised form did not compile; empty: it did
+
+
+class StepResult(NamedTuple):
+    time: str
+    cpu_seconds: float
+    temp_bytes: int
+    collectives: list[Collective]
+    gradient_reductions: float
+
+
+class ScalingResult(NamedTuple):
+    """At a fixed batch a device, on some number of chips."""
+
+    loss_bytes: int  # temp of the loss over all devices and its gradient
+    loss_time: str
+    loss_cpu_seconds: float
+    step: StepResult
+
+
+def benchmark(config: CompileBenchmarkConfig) -> None:
+    unknown = [name for name in config.targets if name not in TARGETS]
+    if unknown:
+        raise ValueError(f"--targets={','.join(unknown)}: none of {', '.join(TARGETS)}")
+    prepare_compiler()
+    print(f"loss and gradient, local {config.local_batch} x {config.global_batch} x {config.width}", flush=True)
+    losses, steps, scaling = {}, {}, {}
+    for name in config.targets:
+        losses[name] = measure_loss(config, *TARGETS[name])
+        print(f"{name:6s} {describe_loss(losses[name])}", flush=True)
+    if config.full_step:
+        print(f"whole step, {config.layers} layers of {config.width}, {config.step_batch} pairs a device", flush=True)
+        for name in config.targets:
+            steps[name] = measure_step(config, *TARGETS[name])
+            print(f"{name:6s} {describe_step(steps[name])}", flush=True)
+        if "v5e" in config.targets:
+            print(f"v5e, {config.local_batch} pairs a device in the loss, {config.step_batch} in the step", flush=True)
+            for topology in SCALING:
+                chips, scaling_result = measure_scaling(config, topology)
+                scaling[chips] = scaling_result
+                print(f"{chips:3d} chips: {describe_scaling(scaling_result)}", flush=True)
+    report(losses, steps, scaling)
+
+
+def measure_loss(config: CompileBenchmarkConfig, topology: str, dtype: jnp.dtype) -> LossResult:
+    mesh = topology_mesh(topology)
+    sizes = {"rows": config.local_batch, "columns": config.global_batch, "width": config.width}
+    program = compile_similarity(mesh, dtype, **sizes)
+    try:
+        naive_bytes = compile_similarity(mesh, dtype, **sizes, implementation="reference").temp_bytes
+        naive_failure = ""
+    except jax.errors.JaxRuntimeError as error:
+        naive_bytes, naive_failure = 4 * config.local_batch * config.global_batch, str(error).splitlines()[0]
+    u = math.prod(sizes.values())
+    return LossResult(compile_time(program), program.temp_bytes, matrix_flops(program.jaxpr) / u, naive_bytes,
+                      naive_failure)
+
+
+def measure_step(config: CompileBenchmarkConfig, topology: str, dtype: jnp.dtype) -> StepResult:
+    model = bert(config.width, config.layers)
+    program = compile_train_step(topology_mesh(topology), model, dtype, examples=config.step_batch,
+                                 rows=config.step_batch, row_length=ROW_LENGTH)
+    found = collectives(program.compiled.as_text())
+    return StepResult(compile_time(program), program.cpu_seconds, program.temp_bytes, found,
+                      gradient_reductions(found, model))
+
+
+def measure_scaling(config: CompileBenchmarkConfig, topology: str) -> tuple[int, ScalingResult]:
+    mesh = topology_mesh(topology)
+    loss = compile_loss(mesh, jnp.bfloat16, examples=config.local_batch, width=config.width)
+    step = measure_step(config, topology, jnp.bfloat16)
+    return mesh.size, ScalingResult(loss.temp_bytes, compile_time(loss), loss.cpu_seconds, step)
+
+
+def bert(width: int, layers: int) -> ModelConfig:
+    """BERT's proportions and vocabulary: 768 and 12 give BERT-base."""
+    encoder = EncoderConfig(
+        family="bert", vocab_size=30522, hidden_size=width, num_layers=layers, num_heads=width // 64,
+        intermediate_size=4 * width, max_positions=512, type_vocab_size=2, activation="gelu", layer_norm_epsilon=1e-12,
+        hidden_dropout=0.1, attention_dropout=0.1, pad_token_id=0, position_offset=0, initializer_range=0.02,
+        pooler=False,
+    )
+    return ModelConfig(encoder, pooling="mean", dense=(), normalize=True, max_length=ROW_LENGTH, lower_case=True)
+
+
+def gradient_reductions(found: list[Collective], model: ModelConfig) -> float:
+    """All-reduced bytes over the bytes of the gradient: how often it is reduced (XLA may split it, or combine it).
+
+    To one decimal place, as the log-sum-exps of the columns are reduced too.
+    """
+    gradient_bytes = sum(4 * math.prod(parameter.shape) for parameter in jax.tree.leaves(declare(model)))
+    return round(sum(each.bytes for each in found if each.kind == "all-reduce") / gradient_bytes, 1)
+
+
+def compile_time(program: Program) -> str:
+    return f"{program.seconds:.1f} s ({program.cpu_seconds:.1f} s of CPU)"
+
+
+def describe_loss(result: LossResult) -> str:
+    naive = f"{megabytes(result.naive_bytes)} materialised"
+    if result.naive_failure:
+        naive = (f"at least {megabytes(result.naive_bytes)} materialised, which does not compile: "
+                 f"{result.naive_failure}")
+    return (f"compiled in {result.time}; {result.flops:.2f}u FLOPs, {result.flops / FLOOR:.2f} of the "
+            f"floor; temp {megabytes(result.temp_bytes)}, {naive}")
+
+
+def describe_step(result: StepResult) -> str:
+    return (f"compiled in {result.time}; temp {megabytes(result.temp_bytes)}; gradient reductions: "
+            f"{result.gradient_reductions}; {', '.join(collective_totals(result.collectives))}")
+
+
+def describe_scaling(result: ScalingResult) -> str:
+    return (f"loss compiled in {result.loss_time}, temp {megabytes(result.loss_bytes)}; step "
+            f"{describe_step(result.step)}")
+
+
+def collective_totals(found: list[Collective]) -> list[str]:
+    """"all-gather 2 x, 50.3 MB in all" of each kind."""
+    times, sizes = collections.Counter(), collections.Counter()
+    for collective in found:
+        times[collective.kind] += 1
+        sizes[collective.kind] += collective.bytes
+    return [f"{times[kind]} {kind} of {megabytes(sizes[kind])} in all" for kind in sorted(times)]
+
+
+def megabytes(count: int) -> str:
+    return f"{count / 1e6:.1f} MB"
+
+
+def report(
+    losses: dict[str, LossResult], steps: dict[str, StepResult], scaling: dict[int, ScalingResult]
+) -> None:
+    ratios = {name: result.naive_bytes / result.temp_bytes for name, result in losses.items()}
+    conditions = [min(ratios.values()) >= MEMORY_TARGET]
+    conditions += [step.gradient_reductions == 1 for step in steps.values()]
+    more = {}
+    if scaling:
+        fewest, most = scaling[min(scaling)], scaling[max(scaling)]
+        more = {
+            "loss_growth": round(most.loss_bytes / fewest.loss_bytes, 3),
+            "step_growth": round(most.step.temp_bytes / fewest.step.temp_bytes, 3),
+            "compile_cpu_seconds": round(max(most.loss_cpu_seconds, most.step.cpu_seconds), 1),
+        }
+        conditions += [more["loss_growth"] <= FLAT, more["step_growth"] <= FLAT,
+                       more["compile_cpu_seconds"] <= COMPILE_SECONDS_TARGET]
+        print(f"from {min(scaling)} to {max(scaling)} chips temp grows to {more['loss_growth']} (loss) and "
+              f"{more['step_growth']} (step) times; target at most {FLAT}")
+    print_result(
+        "compile_tpu", min(ratios.values()), MEMORY_TARGET, all(conditions),
+        memory_ratios={name: round(ratio, 1) for name, ratio in ratios.items()},
+        flops_over_floor={name: round(result.flops / FLOOR, 3) for name, result in losses.items()},
+        gradient_reductions={name: step.gradient_reductions for name, step in steps.items()}, **more,
+    )
+
+
+if __name__ == "__main__":
+    run_benchmark(CompileBenchmarkConfig, benchmark)
