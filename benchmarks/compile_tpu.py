@@ -66,7 +66,7 @@ class CompileBenchmarkConfig:
     width: int = flag(768, "width of an embedding, and of the encoder of the whole step: a multiple of 64")
     full_step: bool = flag(True, "also compile the whole training step, and for up to 256 chips if v5e is a target")
     step_batch: int = flag(128, "pairs a device in the whole step, of two texts of 64 tokens")
-    layers: int = flag(2, "layers of the encoder in the whole step: they are unrolled, and each takes long to compile")
+    layers: int = flag(2, "layers of the encoder in the whole step")
 
 
 class LossResult(NamedTuple):
