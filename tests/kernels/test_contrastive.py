@@ -10,6 +10,7 @@ import numpy as np
 import pytest
 from jax.sharding import PartitionSpec
 
+from kernels import implementation as choice
 from kernels.contrastive.api import similarity_logsumexp
 from kernels.contrastive.labels import text_labels
 from sharding.collectives import all_gather_with_gradient, psum_logsumexp
@@ -261,9 +262,7 @@ def test_text_labels_refuses_other_shapes():
 
 
 def test_automatic_choice_is_logged(caplog):
-    from kernels.contrastive import api
-
-    api._log_choice.cache_clear()
+    choice._log_choice.cache_clear()
     with caplog.at_level(logging.INFO, logger="absl"):
         for _ in range(2):
             similarity_logsumexp(jnp.ones((2, 8)), jnp.ones((3, 8)), 1.0)
