@@ -9,23 +9,10 @@ over the repetitions of (time in parts) / (time whole). The floor is 4/3: forwar
 """
 
 import dataclasses
-import json
-import pathlib
 import statistics
-import tempfile
 
-from benchmarks.peer import (
-    describe_machine,
-    paired_ratio,
-    peer_model_folder,
-    peer_python,
-    peer_workers,
-    print_result,
-    run_benchmark,
-    use_cpu,
-)
-from benchmarks.texts import SPEED_FILES, draw_pairs, mixed, prepare, read_training_pairs
-from benchmarks.train_vs_sentence_transformers import OurTrainer, TrainBenchmarkConfig, pairs_per_second, take_turns
+from benchmarks.peer import paired_ratio, print_result, run_benchmark
+from benchmarks.train_vs_sentence_transformers import TrainBenchmarkConfig, pairs_per_second, run_side_by_side
 from flags import flag
 
 TARGET = 1.4
@@ -39,30 +26,12 @@ class GradCacheBenchmarkConfig(TrainBenchmarkConfig):
     seconds: float = flag(20.0, "length of a block, in whole steps")
 
 
-
 def benchmark(config: GradCacheBenchmarkConfig) -> None:
-    use_cpu(config.threads)
-    python = peer_python(config.peer_python)
-    config = dataclasses.replace(config, model=config.model or str(peer_model_folder(python)))
-    pairs = draw_pairs(read_training_pairs(config.data_dir, SPEED_FILES), config.pairs, config.seed)
-    with tempfile.TemporaryDirectory() as temporary:
-        folder = pathlib.Path(temporary)
-        data_dir = prepare(pairs, config.model, folder)
-        peer_pairs = folder / "pairs.json"
-        peer_pairs.write_text(json.dumps({"all": mixed(pairs, config.seed)}))
-        arguments = {name: getattr(config, name) for name in ("model", "threads", "max_length", "batch_size", "seed")}
-        arguments |= {"pairs": str(peer_pairs), "bf16": False}
-        with peer_workers(python, "peer_train.py", {
-            "peer whole": arguments,
-            "peer in parts": arguments | {"mini_batch_size": config.batch_size // config.packing_blocks},
-        }) as peers:
-            print(f"batches of {config.batch_size} pairs, in parts of {config.batch_size // config.packing_blocks}\n"
-                  f"{describe_machine(config.threads, peers['peer whole'].ready['versions'])}", flush=True)
-            trainers = {
-                name: OurTrainer(config, data_dir, folder / name, "float32", encode_blocks)
-                for name, encode_blocks in (("ours whole", 0), ("ours in parts", 1))
-            }
-            blocks = take_turns(config, trainers | peers)
+    blocks = run_side_by_side(
+        config, ours={"ours whole": {"dtype": "float32"}, "ours in parts": {"dtype": "float32", "encode_blocks": 1}},
+        peers={"peer whole": {"bf16": False},
+               "peer in parts": {"bf16": False, "mini_batch_size": config.batch_size // config.packing_blocks}},
+    )
     rates = {name: [pairs_per_second(block) for block in done] for name, done in blocks.items()}
     for name, values in rates.items():
         print(f"{name:14s}  {statistics.median(values):7.2f} pairs/s")

@@ -96,6 +96,17 @@ class OurTrainer:
 
 
 def benchmark(config: TrainBenchmarkConfig) -> None:
+    blocks = run_side_by_side(
+        config, ours={f"ours {dtype}": {"dtype": dtype} for dtype in ("float32", "bfloat16")},
+        peers={"peer float32": {"bf16": False}, "peer bf16 autocast": {"bf16": True}},
+    )
+    report(blocks)
+
+
+def run_side_by_side(
+    config: TrainBenchmarkConfig, ours: dict[str, dict], peers: dict[str, dict]
+) -> dict[str, list[dict]]:
+    """The counted blocks of each trainer: {name: settings of OurTrainer} and {name: arguments of peer_train.py}."""
     use_cpu(config.threads)
     python = peer_python(config.peer_python)
     config = dataclasses.replace(config, model=config.model or str(peer_model_folder(python)))
@@ -107,18 +118,13 @@ def benchmark(config: TrainBenchmarkConfig) -> None:
         peer_pairs.write_text(json.dumps({"all": mixed(pairs, config.seed)} if config.mixture == "example" else pairs))
         arguments = {name: getattr(config, name) for name in ("model", "threads", "max_length", "batch_size", "seed")}
         arguments |= {"pairs": str(peer_pairs)}
-        with peer_workers(python, "peer_train.py", {
-            "peer float32": arguments | {"bf16": False}, "peer bf16 autocast": arguments | {"bf16": True},
-        }) as peers:
+        with peer_workers(python, "peer_train.py", {name: arguments | more for name, more in peers.items()}) as workers:
+            versions = next(iter(workers.values())).ready["versions"]
             print(f"training, batches of {config.batch_size} pairs of {', '.join(SPEED_FILES)} "
                   f"({config.mixture} mixture), at most {config.max_length} tokens a text\n"
-                  f"{describe_machine(config.threads, peers['peer float32'].ready['versions'])}", flush=True)
-            trainers = {
-                f"ours {dtype}": OurTrainer(config, data_dir, folder / dtype, dtype)
-                for dtype in ("float32", "bfloat16")
-            }
-            blocks = take_turns(config, trainers | peers)
-    report(blocks)
+                  f"{describe_machine(config.threads, versions)}", flush=True)
+            trainers = {name: OurTrainer(config, data_dir, folder / name, **more) for name, more in ours.items()}
+            return take_turns(config, trainers | workers)
 
 
 def take_turns(config: TrainBenchmarkConfig, trainers: dict[str, OurTrainer | WorkerProcess]) -> dict[str, list[dict]]:

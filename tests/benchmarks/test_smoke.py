@@ -95,6 +95,16 @@ def test_train(run_benchmark):
     assert real_tokens["ours float32"] == pytest.approx(real_tokens["peer float32"], rel=0.5)  # the same sort of pairs
 
 
+def test_grad_cache(run_benchmark):
+    lines, result = run_benchmark(
+        "grad_cache", "--pairs=256", "--batch_size=8", "--packing_blocks=2", "--max_length=32", "--seconds=0.5",
+        "--warmup_seconds=0.5", "--repeats=1")
+    assert result["name"] == "grad_cache" and result["ratio"] > 0 and result["peer_ratio"] > 0
+    assert result["met"] == (result["ratio"] <= 1.4)
+    assert {line[:14].strip() for line in lines if line.endswith(" pairs/s")} == {
+        "ours whole", "ours in parts", "peer whole", "peer in parts"}
+
+
 def test_the_peer_starts_from_our_random_weights_and_stops_at_the_deadline(peer, start, texts, tmp_path):
     config = quality.QualityBenchmarkConfig(data_dir="", minutes=0.01, batch_size=8, max_length=16, threads=1)
     python = os.environ.get("ALLPAIRS_PEER_PYTHON", str(REPOSITORY / ".venv-peer" / "bin" / "python"))
