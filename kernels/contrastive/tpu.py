@@ -26,8 +26,8 @@ from jax.experimental.pallas import tpu as pltpu
 
 from kernels.contrastive import tile
 from kernels.contrastive.labels import PairLabels, is_left_out
+from kernels.products import LANES, pad_width, product
 
-LANES = 128
 VMEM_BYTES = 14 * 2**20
 """Of the 16 MiB that XLA grants a kernel on v3 to v5p without a flag (the rest is Mosaic's own)."""
 
@@ -73,7 +73,7 @@ def forward(
     interpret: bool = False,
 ) -> tuple[jax.Array, jax.Array | None, tile.RowStatistics | None]:  # row_lse [b], column_lse [N] or None, float32
     num_rows, num_keys = queries.shape[0], keys.shape[0]
-    queries, keys = _pad_width(queries), _pad_width(keys)
+    queries, keys = pad_width(queries), pad_width(keys)
     rows, key_side = _sides(queries, keys, labels)
     o, i = _block(row_block, queries), _block(column_block, keys)
     num_row_blocks = pl.cdiv(num_rows, o)
@@ -112,7 +112,7 @@ def backward(
 ) -> tuple[jax.Array, jax.Array, jax.Array]:  # dQ [b, D], dK [N, D] in the operands' dtype, dscale []
     """dS = unit tile.score_gradient; dQ = scale dS K; dK = scale dS^T Q; dscale = sum_ij dS_ij <q_i, k_j>."""
     width = queries.shape[1]
-    queries, keys = _pad_width(queries), _pad_width(keys)
+    queries, keys = pad_width(queries), pad_width(keys)
     rows, key_side = _sides(queries, keys, labels)
     rows["values"] = jnp.stack(row_values)
     if column_values is not None:
@@ -187,7 +187,7 @@ def _backward_kernel(scales, outer, inner, results, scratch, *, sizes, shift, qu
     if left_out is not None:
         score_gradient = jnp.where(left_out, 0.0, score_gradient)
     operand = _zero_overhang(inner["operand"][...], inner_index, sizes[1])
-    accumulator[...] += _product(score_gradient.astype(operand.dtype), operand, (1, 0))
+    accumulator[...] += product(score_gradient.astype(operand.dtype), operand, (1, 0))
 
     @pl.when(inner_index == pl.num_programs(1) - 1)
     def _():
@@ -199,7 +199,7 @@ def _backward_kernel(scales, outer, inner, results, scratch, *, sizes, shift, qu
 
 def _scores(scales, outer, inner, sizes: tuple[int, int], queries_outer: bool):
     """(scores [o, i], whether each is left out [o, i] or None where none can be)."""
-    scores = scales[0, 0] * _product(outer["operand"][...], inner["operand"][...], (1, 1))
+    scores = scales[0, 0] * product(outer["operand"][...], inner["operand"][...], (1, 1))
     left_out, fields = _overhang(scores.shape, sizes), _pair_fields(outer, inner, scores.shape, queries_outer)
     if fields is not None:
         masked = is_left_out(*fields)
@@ -256,13 +256,6 @@ def _zero_overhang(operand, block_index, size: int):
     return jnp.where(rows < size, operand.astype(jnp.float32), 0.0).astype(operand.dtype)
 
 
-def _product(left, right, contract: tuple[int, int]):
-    """left times right, contracted over one axis of each; float32 operands are not rounded to bfloat16."""
-    precision = jax.lax.Precision.HIGHEST if left.dtype == jnp.float32 else jax.lax.Precision.DEFAULT
-    return jax.lax.dot_general(left, right, (((contract[0],), (contract[1],)), ((), ())),
-                               precision=precision, preferred_element_type=jnp.float32)
-
-
 def _call(kernel, scales, outer, inner, blocks, results, scratch, *, interpret: bool):
     """Runs the kernel over (outer blocks, inner blocks), the inner ones in order; results: {name: (shape, spec)}."""
     o, i = blocks
@@ -299,8 +292,3 @@ def _block(block: int | None, operand: jax.Array) -> int:
     if block % LANES:
         raise ValueError(f"a block of {block} is not a multiple of {LANES} lanes")
     return min(block, pl.cdiv(operand.shape[0], LANES) * LANES)
-
-
-def _pad_width(operand: jax.Array) -> jax.Array:
-    """Zeros up to a multiple of 128 lanes: they add nothing to a product over D."""
-    return jnp.pad(operand, ((0, 0), (0, -operand.shape[1] % LANES)))

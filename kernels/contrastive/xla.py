@@ -12,6 +12,7 @@ import jax.numpy as jnp
 
 from kernels.contrastive import tile
 from kernels.contrastive.labels import EMPTY, NO_KEY_TEXT, NO_QUERY_TEXT, PairLabels, is_left_out
+from kernels.products import product
 
 TILE_BYTES = 8 * 2**20
 MIN_COLUMN_BLOCK = 256
@@ -95,8 +96,8 @@ def backward(
                 sides.append([value[None, :] for value in key_block["values"]])
             score_gradient = tile.score_gradient(_scores(row_block, key_block, scale), sides, shift)
             score_gradient = score_gradient.astype(queries.dtype)
-            query_gradient += _product(score_gradient, key_block["operand"], (1, 0))
-            key_gradient += _product(score_gradient, row_block["operand"], (0, 0))
+            query_gradient += product(score_gradient, key_block["operand"], (1, 0))
+            key_gradient += product(score_gradient, row_block["operand"], (0, 0))
             return key_gradient, query_gradient
 
         zeros = jnp.zeros(key_block["operand"].shape, jnp.float32)
@@ -141,7 +142,7 @@ def _into_blocks(arrays, block: int):
 
 
 def _scores(row_block, key_block, scale) -> jax.Array:  # [r, c] float32, -inf where the pair is no candidate
-    scores = scale * _product(row_block["operand"], key_block["operand"], (1, 1))
+    scores = scale * product(row_block["operand"], key_block["operand"], (1, 1))
     fields = _pair_fields(row_block, key_block)
     return scores if fields is None else jnp.where(is_left_out(*fields), -jnp.inf, scores)
 
@@ -153,12 +154,6 @@ def _pair_fields(row_block, key_block):
     row_fields = [row_block[name][:, None] for name in ("query_text", "positive_text", "positive")]
     key_fields = [key_block[name][None, :] for name in ("key_text", "anchor_text")]
     return row_fields, key_fields, key_block["column"][None, :]
-
-
-def _product(left, right, contract: tuple[int, int]) -> jax.Array:
-    """left times right, contracted over one axis of each, accumulated in float32."""
-    return jax.lax.dot_general(left, right, (((contract[0],), (contract[1],)), ((), ())),
-                               precision=jax.lax.Precision.HIGHEST, preferred_element_type=jnp.float32)
 
 
 def _scan(step, carry, blocks):

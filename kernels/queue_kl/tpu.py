@@ -23,9 +23,9 @@ import jax.numpy as jnp
 from jax.experimental import pallas as pl
 from jax.experimental.pallas import tpu as pltpu
 
+from kernels.products import LANES, pad_width, product
 from kernels.queue_kl.sums import RowValues, Side, Sums, add_tile, finish, no_sums, score_gradient
 
-LANES = 128
 VMEM_BYTES = 14 * 2**20
 """Of the 16 MiB that XLA grants a kernel on v3 to v5p without a flag (the rest is Mosaic's own)."""
 
@@ -144,7 +144,7 @@ def _backward_kernel(num_valid, rows, queues, gradient, accumulator, *, sides, m
     block = queues["queue"][...]
     if masked:
         block = jnp.where(_left_out(num_valid, block.shape, axis=0), 0.0, block.astype(jnp.float32)).astype(block.dtype)
-    accumulator[...] += _product(tile.astype(block.dtype), block, (1, 0))
+    accumulator[...] += product(tile.astype(block.dtype), block, (1, 0))
 
     @pl.when(pl.program_id(1) == pl.num_programs(1) - 1)
     def _():
@@ -161,21 +161,14 @@ def _scores(rows, queues, sides: tuple[Side, Side]):
     reference, online = sides
     block = queues["queue"][...]
     reference_block = queues["reference_queue"][...] if "reference_queue" in queues else block
-    return (reference.scale * _product(rows["references"][...], reference_block, (1, 1)),
-            online.scale * _product(rows["embeddings"][...], block, (1, 1)))
+    return (reference.scale * product(rows["references"][...], reference_block, (1, 1)),
+            online.scale * product(rows["embeddings"][...], block, (1, 1)))
 
 
 def _left_out(num_valid, shape: tuple[int, int], axis: int = 1):
     """Whether each queue row, along an axis of the shape, is beyond the valid ones."""
     rows = pl.program_id(1) * shape[axis] + jax.lax.broadcasted_iota(jnp.int32, shape, axis)
     return rows >= num_valid[0, 0]
-
-
-def _product(left, right, contract: tuple[int, int]):
-    """left times right, contracted over one axis of each; float32 operands are not rounded to bfloat16."""
-    precision = jax.lax.Precision.HIGHEST if left.dtype == jnp.float32 else jax.lax.Precision.DEFAULT
-    return jax.lax.dot_general(left, right, (((contract[0],), (contract[1],)), ((), ())),
-                               precision=precision, preferred_element_type=jnp.float32)
 
 
 def _call(kernel, num_valid, rows, queues, blocks, *, out_shape, out_specs, scratch, interpret: bool):
@@ -200,10 +193,10 @@ def _call(kernel, num_valid, rows, queues, blocks, *, out_shape, out_specs, scra
 
 def _sides(references, embeddings, reference_queue, queue) -> tuple[dict[str, jax.Array], dict[str, jax.Array]]:
     """(the batch's operands, the queues), padded to whole lanes; one queue where both sides share it."""
-    rows = {"references": _pad_width(references), "embeddings": _pad_width(embeddings)}
-    queues = {"queue": _pad_width(queue)}
+    rows = {"references": pad_width(references), "embeddings": pad_width(embeddings)}
+    queues = {"queue": pad_width(queue)}
     if reference_queue is not None:
-        queues["reference_queue"] = _pad_width(reference_queue)
+        queues["reference_queue"] = pad_width(reference_queue)
     return rows, queues
 
 
@@ -223,8 +216,3 @@ def _blocks(row_block: int | None, queue_block: int | None, rows, queues) -> tup
             raise ValueError(f"a block of {block} is not a multiple of {LANES} lanes")
     sizes = embeddings.shape[0], queues["queue"].shape[0]
     return tuple(min(block, pl.cdiv(size, LANES) * LANES) for block, size in zip((row_block, queue_block), sizes))
-
-
-def _pad_width(operand: jax.Array) -> jax.Array:
-    """Zeros up to a multiple of 128 lanes: they add nothing to a product over D. A queue that needs them is copied."""
-    return jnp.pad(operand, ((0, 0), (0, -operand.shape[1] % LANES)))

@@ -12,6 +12,7 @@ import functools
 import jax
 import jax.numpy as jnp
 
+from kernels.products import product
 from kernels.queue_kl.sums import RowValues, Side, add_tile, finish, no_sums, score_gradient
 
 TILE_BYTES = 8 * 2**20
@@ -75,7 +76,7 @@ def backward(
         def add_block(gradient, reference_block, block, left_out):
             reference_scores, scores = _scores(references, embeddings, reference_block, block, sides)
             tile = score_gradient(reference_scores, scores, left_out, values)
-            return gradient + _product(tile.astype(block.dtype), block, (1, 0))
+            return gradient + product(tile.astype(block.dtype), block, (1, 0))
 
         zeros = jnp.zeros(embeddings.shape, jnp.float32)
         gradient = _fold_queue(add_block, zeros, reference_queue, queue, num_valid, queue_block)
@@ -112,14 +113,8 @@ def _fold_queue(add_block, carry, reference_queue, queue, num_valid, block: int)
 def _scores(references, embeddings, reference_block, block, sides: tuple[Side, Side]):
     """(reference scores, scores), each [r, c] float32."""
     reference, online = sides
-    return (reference.scale * _product(references, reference_block, (1, 1)),
-            online.scale * _product(embeddings, block, (1, 1)))
-
-
-def _product(left, right, contract: tuple[int, int]) -> jax.Array:
-    """left times right, contracted over one axis of each, accumulated in float32."""
-    return jax.lax.dot_general(left, right, (((contract[0],), (contract[1],)), ((), ())),
-                               precision=jax.lax.Precision.HIGHEST, preferred_element_type=jnp.float32)
+    return (reference.scale * product(references, reference_block, (1, 1)),
+            online.scale * product(embeddings, block, (1, 1)))
 
 
 def _blocks(references, queue, row_block: int | None, queue_block: int | None) -> tuple[int, int]:

@@ -46,10 +46,12 @@ def test_ring_holds_no_gathered_keys():
         for exchange in ("all_gather", "ring", "bidirectional_ring")
     )
     gathered_keys = num_devices * examples * width
+    own_keys_bytes = 2 * examples * width
     assert largest_array(gathered.as_text()) >= gathered_keys
+    assert gathered.memory_analysis().temp_size_in_bytes > own_keys_bytes
     for ring, ways in zip(rings, (1, 2), strict=True):
         text = ring.as_text()
         assert largest_array(text) < gathered_keys
-        assert ring.memory_analysis().temp_size_in_bytes < gathered.memory_analysis().temp_size_in_bytes / 10
+        assert ring.memory_analysis().temp_size_in_bytes < own_keys_bytes
         counts = kernels_during_permutes(text, smallest=examples * width // ways)
         assert len(counts) == 3 * ways and min(counts) >= 1, counts  # keys forward and backward, the keys' gradient
