@@ -7,7 +7,9 @@
                  {"query": "a", "pos": ["b", ...]}              the query with one positive, drawn at load time
                  {"query": "a", "pos": [...], "neg": [...]}     with one positive and one negative, drawn at load time;
                                                                 optional "pos_scores" and "neg_scores": [number, ...]
-    .tsv[.gz]    a<TAB>b or anchor<TAB>positive<TAB>negative; a header line only where --tsv_header says so
+    .tsv[.gz]    a<TAB>b or anchor<TAB>positive<TAB>negative; a header line only where --tsv_header says so.
+                 With --tsv=parallel: a<TAB>its translation<TAB>another .., any number of columns, an empty one where
+                 there is none: column 0 is the query, with one translation as its positive, drawn at load time
     .txt[.gz]    one text a line: query and positive are the same text, so its two views differ by dropout alone
 
 A text is stripped of white space at both ends. A file holds examples of one kind, that of its first good line: pairs,
@@ -21,7 +23,7 @@ import json
 import zlib
 from collections.abc import Iterator
 from pathlib import Path
-from typing import NamedTuple
+from typing import Literal, NamedTuple
 
 SUFFIXES = {".jsonl": "json", ".tsv": "tsv", ".txt": "text"}  # each also with .gz behind it
 BLOCK_BYTES = 1 << 20
@@ -68,6 +70,8 @@ def parse_line(line: bytes, syntax: str) -> RawExample:
         return RawExample("pair", (text, text), 1)
     if syntax == "tsv":
         return _from_texts(text.rstrip("\r\n").split("\t"), "a TSV line")
+    if syntax == "parallel":
+        return _from_columns(text.rstrip("\r\n").split("\t"))
     try:
         value = json.loads(text)
     except (ValueError, RecursionError):
@@ -99,6 +103,14 @@ def _from_texts(values, what: str) -> RawExample:
     if len(texts) == 3:
         return RawExample("triplet", texts, 1)
     raise BadLine(f"{what} must have 2 or 3 texts")
+
+
+def _from_columns(cells: list[str]) -> RawExample:
+    source, *translations = cells
+    translations = [_clean(cell) for cell in translations if cell.strip()]
+    if not translations:
+        raise BadLine("no translation")
+    return RawExample("lists", (_clean(source), *translations), len(translations))
 
 
 def _from_query(value: dict) -> RawExample:
@@ -144,12 +156,15 @@ def _clean(text) -> str:
 class SourceFile:
     """One training file as blocks of whole lines; counts the bytes it has read of it and their CRC-32."""
 
-    def __init__(self, path: Path, tsv_header: bool = False):
+    def __init__(self, path: Path, tsv_header: bool = False, tsv: Literal["texts", "parallel"] = "texts"):
         self.path = path
         self.syntax = syntax_of(path)
         if self.syntax is None:
             raise ValueError(f"{path}: no training format; its name must end in {', '.join(SUFFIXES)}, or that and .gz")
         self.skip_header = tsv_header and self.syntax == "tsv"
+        self.columns: list[str] = []  # the names in the header, once it has been read
+        if self.syntax == "tsv" and tsv == "parallel":
+            self.syntax = "parallel"
         self.bytes_read = 0
         self.crc32 = 0
 
@@ -176,7 +191,8 @@ class SourceFile:
                 if number == 1:
                     block = block.removeprefix(BYTE_ORDER_MARK)
                     if self.skip_header:
-                        block = block.partition(b"\n")[2]
+                        header, _, block = block.partition(b"\n")
+                        self.columns = header.decode(errors="replace").strip("\r").split("\t")
                 yield number + (number == 1 and self.skip_header), block
                 number += count
             if number == 1:
@@ -205,9 +221,11 @@ def split_lines(block: bytes) -> list[bytes]:
     return lines if lines[-1] else lines[:-1]
 
 
-def read_examples(path: str | Path, tsv_header: bool = False) -> Iterator[tuple[int, RawExample | BadLine]]:
+def read_examples(
+    path: str | Path, tsv_header: bool = False, tsv: Literal["texts", "parallel"] = "texts"
+) -> Iterator[tuple[int, RawExample | BadLine]]:
     """(line number, example or the reason why there is none) of each line: for scripts and tests."""
-    source = SourceFile(Path(path), tsv_header)
+    source = SourceFile(Path(path), tsv_header, tsv)
     for first_line, block in source.blocks():
         for number, line in enumerate(split_lines(block), start=first_line):
             try:

@@ -25,6 +25,7 @@ import shutil
 import sys
 from collections.abc import Callable, Iterator
 from pathlib import Path
+from typing import Literal
 
 import tqdm
 
@@ -56,6 +57,8 @@ class PrepareConfig:
     max_tokens_per_text: int = flag(512, "tokens of a text that are stored; a longer text is counted as truncated")
     records_per_shard: int = flag(1_000_000, "examples of one shard file")
     max_bad_share: float = flag(0.01, "share of bad lines above which a file is an error")
+    tsv: Literal["texts", "parallel"] = flag(
+        "texts", "what the columns of .tsv files are: a pair or triplet of texts, or a text and its translations")
     tsv_header: bool = flag(False, "the first line of each .tsv file is a header")
     workers: int = flag(0, "tokenising processes; 0: one for each core")
 
@@ -126,12 +129,14 @@ def _place_tokenizer(tokenizer: TextTokenizer, data_dir: Path) -> None:
 
 
 def _options(config: PrepareConfig, name: str) -> dict:
-    """The flags that decide what is in a dataset's shards."""
-    return {
+    """The flags that decide what is in a dataset's shards; "tsv" only where it is not "texts"."""
+    is_tsv = syntax_of(name) == "tsv"
+    options = {
         "max_tokens_per_text": config.max_tokens_per_text,
         "records_per_shard": config.records_per_shard,
-        "tsv_header": config.tsv_header and syntax_of(name) == "tsv",
+        "tsv_header": config.tsv_header and is_tsv,
     }
+    return options | {"tsv": config.tsv} if is_tsv and config.tsv != "texts" else options
 
 
 def _finished_manifest(config: PrepareConfig, name: str, fingerprint: str) -> dict | None:
@@ -156,7 +161,7 @@ def _write_datasets(config: PrepareConfig, names: list[str], fingerprint: str) -
     """Tokenises and writes the datasets; returns their manifests by name."""
     if not names:
         return {}
-    sources = {name: SourceFile(Path(config.source_dir) / name, config.tsv_header) for name in names}
+    sources = {name: SourceFile(Path(config.source_dir) / name, config.tsv_header, config.tsv) for name in names}
     total_bytes = sum(source.path.stat().st_size for source in sources.values())
     workers = config.workers or (len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count())
     pool = concurrent.futures.ProcessPoolExecutor(

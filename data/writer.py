@@ -212,6 +212,7 @@ class DatasetWriter:
                     "reasons": dict(self.reasons.most_common()),
                     "first": [list(bad_line) for bad_line in self.bad_lines],
                 },
+                "columns": self.source.columns,
                 "source": source_state(self.source.path) | {"crc32": f"{self.source.crc32:08x}"},
                 "tokenizer": tokenizer_fingerprint,
                 "options": options,

@@ -45,6 +45,22 @@ def test_tsv_and_text():
     assert parse_line(b" one text \r\n", "text") == RawExample("pair", ("one text", "one text"), 1)
 
 
+def test_parallel_columns():
+    assert parse_line(b"a\tb\n", "parallel") == RawExample("lists", ("a", "b"), 1)
+    assert parse_line(b" a \tb\t \td e\t\r\n", "parallel") == RawExample("lists", ("a", "b", "d e"), 2)
+    assert not parse_line(b"a\tb\tc", "parallel").has_negatives
+    many = parse_line("\t".join(map(str, range(60))).encode(), "parallel")
+    assert many.texts == tuple(map(str, range(60))) and many.num_positives == 59
+
+
+@pytest.mark.parametrize("line, reason", [
+    (b"a", "no translation"), (b"a\t\t \r\n", "no translation"), (b"\tb\tc", "empty text"), (b"\t\t", "empty line"),
+])
+def test_bad_parallel_lines(line, reason):
+    with pytest.raises(BadLine, match=reason):
+        parse_line(line, "parallel")
+
+
 @pytest.mark.parametrize("line, reason", [
     (b'["a", "\xff"]', "not valid UTF-8"),
     (b"", "empty line"),
@@ -132,6 +148,9 @@ def test_byte_order_mark_and_header(tmp_path):
     text = tmp_path / "a.txt"
     text.write_bytes(b"x\n")
     assert len(list(read_examples(text, tsv_header=True))) == 1  # the header is a matter of .tsv
+    source = SourceFile(path, tsv_header=True, tsv="parallel")
+    assert (source.syntax, len(list(source.blocks())), source.columns) == ("parallel", 1, ["left", "right"])
+    assert SourceFile(text, tsv="parallel").syntax == "text"  # and so is --tsv
 
 
 @pytest.mark.parametrize("name", ["a.jsonl", "a.jsonl.gz", "b.tsv.gz"])

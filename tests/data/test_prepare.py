@@ -93,6 +93,28 @@ def test_every_format_with_its_texts_tokens_and_ids(folders, model):
     assert load_tokenizer(out / "tokenizer").fingerprint == tokenizer.fingerprint
 
 
+def test_parallel_columns(folders, model):
+    """A line is its source and the translations it has; the flag and the header's names are in the manifest."""
+    source, out = folders
+    lines = [b"en\tde\tfr\r", b"one\ttwo\tthree\r", b"red\t\tblue", b"cat\t\t", b"dog\tbird"]
+    write_lines(source / "a.tsv.gz", lines)
+    write_lines(source / "b.jsonl", PAIRS)
+    run_prepare(folders, model, tsv="parallel", tsv_header=True, max_bad_share=0.3)
+    reader = open_dataset(out, "a.tsv.gz")
+    assert (reader.kind, reader.has_negatives, reader.manifest["columns"]) == ("lists", False, ["en", "de", "fr"])
+    assert reader.manifest["skipped"]["first"] == [[4, "no translation"]]
+    expected = [("one", "two", "three"), ("red", "blue"), ("dog", "bird")]
+    found = [tuple(text.text_id for text in example.texts) for example in reader.read(range(3))]
+    assert found == [tuple(map(text_id, texts)) for texts in expected]
+    assert [example.num_positives for example in reader.read(range(3))] == [2, 1, 1]
+    options = {name: read_dataset_manifest(out, name)["options"] for name in ("a.tsv.gz", "b.jsonl")}
+    assert options["a.tsv.gz"]["tsv"] == "parallel" and "tsv" not in options["b.jsonl"]
+    (source / "b.jsonl").unlink()
+    run_prepare(folders, model, tsv_header=True, max_bad_share=0.8)
+    manifest = read_dataset_manifest(out, "a.tsv.gz")
+    assert (manifest["kind"], manifest["examples"], manifest["columns"]) == ("triplet", 1, ["en", "de", "fr"])
+
+
 def test_order_shards_and_statistics(folders, model, monkeypatch):
     """Lines keep their order over blocks, processes and shards; the manifest's sums are those of a plain count."""
     source, out = folders
