@@ -28,6 +28,7 @@ from data.mixture import Mixture, Plan, plan_step, read_data_config
 from data.packing import DEFAULT_ROW_LENGTH, DEFAULT_ROW_RUNGS, PackedTexts, pack_blocks, with_rows
 from data.shards import DatasetReader, open_dataset, require_same_tokenizer
 from data.tokenizer import load_tokenizer
+from data.views import TEXTS_PER_EXAMPLE, Views, check_view_rate, make_views
 
 ENDLESS = 1 << 40  # steps: Grain wants a length
 
@@ -44,6 +45,8 @@ class LoaderConfig:
     seed: int = 0
     mixture: Literal["example", "dataset"] = "example"  # what one draw of the mixture is: an example, or a whole batch
     hard_negatives: bool = True  # False: negatives are left out
+    views: Views = "given"  # what is shown of an example (data/views.py)
+    view_rate: float = 0.1  # the share of a text's tokens that a view lacks
     verify: Literal["checksum", "size"] = "checksum"  # of the shards, on opening
     loader_threads: int = 2
     prefetch: int = 4  # batches
@@ -60,7 +63,7 @@ class BatchStatistics(NamedTuple):
 
 
 class Batch(NamedTuple):
-    """This host's p blocks of one global batch. A block's texts are [m queries, m positives, m negatives (K = 3)]."""
+    """This host's p blocks of one global batch. A block's texts are [m queries, m positives, m negatives][: K * m]."""
 
     packed: PackedTexts  # [p, ...] numpy
     rows_needed: int  # of the fullest block here: hosts agree on row_rung(their maximum) and call batch_with_rows
@@ -120,12 +123,17 @@ class BatchSource:
         plan = plan_step(self._mixture, step, self._first_block, self._blocks)
         texts_per_example = self._texts_per_example(plan)
         table = read_table(self._read(plan))
-        places = draw_texts(table, plan.choices, texts_per_example)  # [K, p * m]
+        if config.views == "given":
+            places = draw_texts(table, plan.choices, texts_per_example)  # [K, p * m]
+        else:
+            places = np.zeros((texts_per_example, len(plan.datasets)), np.int64)
         examples = np.broadcast_to(np.arange(places.shape[1]), places.shape)
         texts = gather_texts(
             table, self._by_block(examples), self._by_block(places),
             config.max_length, tokenizer.prefix_id, tokenizer.suffix_id,
         )
+        if config.views != "given":  # a word of each slot, of which nothing is drawn then, starts a view's own stream
+            texts = make_views(texts, config.views, config.view_rate, self._by_block(plan.choices.T[:len(places)]))
         block_shape = (self._blocks, -1)
         packed, rows_needed = pack_blocks(
             texts.tokens, texts.lengths.reshape(block_shape), texts.text_ids.reshape(block_shape),
@@ -146,6 +154,8 @@ class BatchSource:
 
     def _texts_per_example(self, plan: Plan) -> int:
         """K: the same for every host and, where the unit is an example, for every batch."""
+        if self._config.views != "given":
+            return TEXTS_PER_EXAMPLE[self._config.views]
         readers = self._readers if self._mixture.unit == "example" else [self._readers[plan.datasets[0]]]
         return 3 if self._config.hard_negatives and any(reader.has_negatives for reader in readers) else 2
 
@@ -183,6 +193,7 @@ def _check_sizes(config: LoaderConfig, row_length: int, process_index: int, proc
         raise ValueError(f"max_length={config.max_length} is above row_length={row_length}: a text must fit in a row")
     if config.max_length < 3:
         raise ValueError(f"max_length={config.max_length} leaves no room for a token between the two special ones")
+    check_view_rate(config.view_rate)
 
 
 def _open_readers(config: LoaderConfig, weights: dict[str, int], tokenizer_fingerprint: str) -> list[DatasetReader]:

@@ -1,0 +1,68 @@
+"""Views: what is shown of an example. Two versions of one text stand in for a pair (SCT, and SimCSE before it).
+
+    given         the texts of the example: nothing is done here
+    single        its first text, once
+    identical     its first text, twice: the views differ by the encoder's dropout alone
+    word_dropout  each word piece is left out with probability `rate`, never all of them
+    crop          a contiguous span of a share 1 - rate of the word pieces, one at least, at a random place
+
+SCT's published numbers need "given": back-translations En-De-En and En-Fr-En of each sentence, as a .tsv file of two
+columns. "identical" is its ablation of that name. The other two stand in where there is no translation service; no
+published number of SCT was had with them. HPD encodes each text once: "single".
+
+The word pieces are those of the truncated text, and special tokens stay. What is drawn is a pure function of a view's
+stream of random words, one a word piece, whoever computes it and however the texts are packed.
+"""
+
+from typing import Literal
+
+import numpy as np
+
+from data.drawing import RaggedTexts, ragged_arange
+from data.mixture import random_words
+
+Views = Literal["given", "single", "identical", "word_dropout", "crop"]
+TEXTS_PER_EXAMPLE = {"single": 1, "identical": 2, "word_dropout": 2, "crop": 2}
+
+
+def check_view_rate(rate: float) -> None:
+    if not 0 <= rate < 1:
+        raise ValueError(f"view_rate={rate} is not in [0, 1)")
+
+
+def make_views(texts: RaggedTexts, views: Views, rate: float, streams: np.ndarray) -> RaggedTexts:
+    """The texts with the word pieces that their views keep; their ids stay. None may be an empty slot.
+
+    streams [M] uint64: the state that the random words of each text's view start from.
+    """
+    if views in ("single", "identical"):
+        return texts
+    inner = texts.lengths - 2
+    kept = {"word_dropout": drop_words, "crop": crop}[views](inner, rate, streams)
+    starts = np.cumsum(texts.lengths) - texts.lengths
+    mask = np.ones(len(texts.tokens), bool)
+    mask[np.repeat(starts + 1, inner) + ragged_arange(inner)] = kept
+    return texts._replace(tokens=texts.tokens[mask], lengths=np.add.reduceat(mask, starts, dtype=np.int64))
+
+
+def drop_words(lengths: np.ndarray, rate: float, streams: np.ndarray) -> np.ndarray:
+    """[sum of lengths] bool: which word pieces stay; one at random of a text that would lose all."""
+    words = random_words(np.repeat(streams, lengths), ragged_arange(lengths))
+    kept = words >= np.uint64(rate * 2.0**64)
+    starts = np.cumsum(lengths) - lengths
+    empty = ~np.logical_or.reduceat(kept, starts)
+    kept[(starts + draw_below(lengths, streams, lengths))[empty]] = True
+    return kept
+
+
+def crop(lengths: np.ndarray, rate: float, streams: np.ndarray) -> np.ndarray:
+    """[sum of lengths] bool: a span of max(1, round((1 - rate) * length)) word pieces of each text."""
+    spans = np.maximum(1, np.rint((1 - rate) * lengths)).astype(np.int64)
+    firsts = np.repeat(draw_below(lengths - spans + 1, streams, lengths), lengths)
+    places = ragged_arange(lengths)
+    return (firsts <= places) & (places < firsts + np.repeat(spans, lengths))
+
+
+def draw_below(bounds: np.ndarray, streams: np.ndarray, numbers: np.ndarray) -> np.ndarray:
+    """An integer in 0 .. bounds[i] - 1 from word numbers[i] of each stream: [M] int64."""
+    return (random_words(streams, numbers) % bounds.astype(np.uint64)).astype(np.int64)
