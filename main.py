@@ -18,6 +18,7 @@ COMMANDS = {
     "prepare": ("data.prepare", "PrepareConfig", "prepare"),
     "teach": ("training.teach", "TeachConfig", "teach"),
     "train": ("training.train", "TrainConfig", "train"),
+    "distill": ("training.distill", "DistillConfig", "distill"),
     "evaluate": ("evaluation.evaluate", "EvaluateConfig", "evaluate"),
     "embed": ("model.inference", "EmbedConfig", "embed"),
     "convert": ("model.convert", "ConvertConfig", "convert"),

@@ -24,7 +24,8 @@ from kernels.contrastive.api import similarity_logsumexp
 from model.config import ModelConfig
 from model.parameters import abstract, declare
 from sharding.mesh import DATA_AXIS, make_mesh
-from training.losses import contrastive_loss
+from training.losses import contrastive_loss, contrastive_objective
+from training.objective import Objective, StepBatch
 from training.optimizer import learning_rate_schedule, make_optimizer
 from training.step import initial_state, make_loss_and_gradient, make_train_step
 
@@ -117,21 +118,27 @@ def compile_loss(mesh: Mesh, dtype: jnp.dtype, *, examples: int, width: int, **o
 
 
 def compile_train_step(
-    mesh: Mesh, model: ModelConfig, dtype: jnp.dtype, *, examples: int, rows: int, row_length: int, **options
+    mesh: Mesh, model: ModelConfig, dtype: jnp.dtype, *, examples: int, rows: int, row_length: int,
+    objective: Objective | None = None,
 ) -> Program:
     """The step of `examples` pairs a device in one packed block, gradient and optimizer, as one program.
 
-    Training runs it as two, so as not to compile the optimizer anew for each number of rows. The options are those of
-    training.step.make_loss_and_gradient.
+    Training runs it as two, so as not to compile the optimizer anew for each number of rows. Without an objective it is
+    the contrastive one.
     """
-    loss_and_gradient = make_loss_and_gradient(
-        model, mesh, texts_per_example=2, scale=SCALE, symmetric=True, dropout_seed=0, dtype=dtype, remat=True,
-        implementation="auto", **options,
+    objective = objective or contrastive_objective(
+        model, scale=SCALE, learn_scale=False, symmetric="always", key_exchange="all_gather", dtype=dtype,
+        implementation="auto",
     )
+    loss_and_gradient = make_loss_and_gradient(
+        model, mesh, objective, texts_per_example=2, dropout_seed=0, dtype=dtype, remat=True)
     schedule = learning_rate_schedule("linear", 2e-5, 500, 100_000)
     optimizer = make_optimizer(schedule, b1=0.9, b2=0.999, epsilon=1e-6, weight_decay=0.01, clip_norm=1.0)
-    state = jax.eval_shape(functools.partial(initial_state, optimizer=optimizer), abstract(declare(model)))
-    state = jax.tree.map(lambda leaf: _array(mesh, WHOLE, leaf.dtype, *leaf.shape), state)
+    initial = functools.partial(initial_state, optimizer=optimizer, objective=objective)
+    state = jax.eval_shape(initial, abstract(declare(model) | objective.parameters))
+    of_memory = {name: jax.tree.map(lambda leaf, spec=spec: _array(mesh, spec, leaf.dtype, *leaf.shape),
+                                    state.memory[name]) for name, spec in objective.memory_specs.items()}
+    state = jax.tree.map(lambda leaf: _array(mesh, WHOLE, leaf.dtype, *leaf.shape), state)._replace(memory=of_memory)
     blocks, texts = mesh.size, 2 * examples
     in_rows = _array(mesh, SPLIT, np.int32, blocks, rows, row_length)
     of_texts = _array(mesh, SPLIT, np.int32, blocks, texts)
@@ -139,7 +146,8 @@ def compile_train_step(
         tokens=in_rows, segments=in_rows, positions=in_rows, text_rows=of_texts, text_segments=of_texts,
         text_ids=_array(mesh, SPLIT, np.uint32, blocks, texts, 2),
     )
-    return compile_program(make_train_step(loss_and_gradient, optimizer, schedule, mesh), state, packed, donate=(0,))
+    train_step = make_train_step(loss_and_gradient, optimizer, schedule, mesh, objective)
+    return compile_program(train_step, state, StepBatch(packed), donate=(0,))
 
 
 def compile_program(function, *arguments, donate: tuple[int, ...] = ()) -> Program:

@@ -57,7 +57,7 @@ class OurTrainer:
         from sharding.mesh import make_mesh  # imports JAX
         from training.config import TrainConfig
         from training.feed import Feed
-        from training.train import set_up
+        from training.setup import set_up
 
         train_config = TrainConfig(
             data_dir=str(data_dir), workdir=str(workdir), init=str(config.model), dtype=dtype, seed=config.seed,
@@ -84,8 +84,8 @@ class OurTrainer:
         begin, previous = time.perf_counter(), None
         while time.perf_counter() - begin < seconds:
             fed = next(self.batches)
-            self.compiled_shapes.add(fed.packed.tokens.shape)
-            self.state, metrics = self.run.train_step(fed.host.texts_per_example)(self.state, fed.packed)
+            self.compiled_shapes.add(fed.batch.packed.tokens.shape)
+            self.state, metrics = self.run.train_step(fed.host.texts_per_example)(self.state, fed.batch)
             jax.block_until_ready(previous)
             previous = metrics
             totals["pairs"] += self.run.config.global_batch_size

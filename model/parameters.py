@@ -43,7 +43,7 @@ def declare(config: ModelConfig) -> Tree:
             "bias": Parameter((size,), ("hidden",), zeros),
         }
     for index, dense in enumerate(config.dense):
-        initializer = _uniform(1 / math.sqrt(dense.in_features))  # torch.nn.Linear's, as sentence-transformers has it
+        initializer = uniform(1 / math.sqrt(dense.in_features))  # torch.nn.Linear's, as sentence-transformers has it
         head = {"kernel": Parameter((dense.in_features, dense.out_features), ("hidden", "embedding"), initializer)}
         if dense.bias:
             head["bias"] = Parameter((dense.out_features,), ("embedding",), initializer)
@@ -101,7 +101,8 @@ def _normal_with_zero_row(scale: float, row: int) -> Initializer:
     return lambda key, shape, dtype: normal(key, shape, dtype).at[row].set(0)
 
 
-def _uniform(bound: float) -> Initializer:
+def uniform(bound: float) -> Initializer:
+    """Uniform in [-bound, bound): torch.nn.Linear's with 1 / sqrt(inputs)."""
     return lambda key, shape, dtype: jax.random.uniform(key, shape, dtype, -bound, bound)
 
 

@@ -12,10 +12,12 @@ PARSE = """
 import dataclasses, json, sys
 from absl import flags
 from flags import config_from_flags, define_flags
-from training.config import TrainConfig
-define_flags(TrainConfig)
-flags.FLAGS(["main.py", "--flagfile=" + sys.argv[1], "--data_dir=d", "--workdir=w"])
-print(json.dumps(dataclasses.asdict(config_from_flags(TrainConfig))))
+from training.config import DistillConfig, TrainConfig
+config_type = {"train": TrainConfig, "distill": DistillConfig}[sys.argv[2]]
+define_flags(config_type)
+flags.FLAGS(["main.py", "--init=student", "--teacher=teacher"][:2 + (sys.argv[2] == "distill")]
+            + ["--flagfile=" + sys.argv[1], "--data_dir=d", "--workdir=w"])
+print(json.dumps(dataclasses.asdict(config_from_flags(config_type))))
 """
 PUBLISHED = {
     "global_batch_size": 1024, "max_length": 128, "learning_rate": 2e-5, "warmup_steps": 500, "schedule": "linear",
@@ -28,16 +30,43 @@ EXPECTED = {
         "init": "roberta-large", "num_steps": 540_000, "encode_length": 128},
     "quickstart": {"init": "data/sample/model", "random_init": True},
 }
+SCT = {"global_batch_size": 128, "max_length": 128, "num_epochs": 20.0, "warmup_share": 0.1, "adam_epsilon": 1e-6,
+       "adam_bias_correction": False, "weight_decay": 0.01, "clip_norm": 1.0, "eval_every": 64,
+       "patience_epochs": 7.0, "pooling": "mean", "kl_weight": 1.0, "num_queues": "2"}
+SCT_ROWS = {  # SYSTEMS.md section 2: tau_ref, tau, K, learning rate
+    "self": {"tiny": (.03, .04, 131072, 5e-4), "mini": (.01, .03, 131072, 3e-4), "small": (.02, .03, 65536, 3e-4),
+             "base": (.04, .05, 65536, 5e-4), "large": (.04, .05, 16384, 5e-4)},
+    "distill": {"tiny": (.03, .04, 131072, 5e-4), "mini": (.04, .05, 65536, 1e-4), "small": (.04, .05, 131072, 1e-4),
+                "base": (.04, .05, 65536, 1e-4)},
+}
+for kind, rows in SCT_ROWS.items():
+    for size, row in rows.items():
+        names = ("reference_temperature", "temperature", "queue_size", "learning_rate")
+        EXPECTED[f"sct-{kind}-bert-{size}"] = SCT | dict(zip(names, row)) | {
+            "objective": "sct" if kind == "self" else "cd"}
+HPD = {"objective": "mse", "teacher_pca": 128, "dense": 128, "pca_sample": 40_000, "learning_rate": 1e-4,
+       "global_batch_size": 256, "num_epochs": 5.0, "warmup_steps": 1000, "select": "teacher_mse", "views": "single"}
+DISTILLED = {
+    "hpd-tinybert": HPD | {"init": "huawei-noah/TinyBERT_General_4L_312D"},
+    "hpd-minilm": HPD | {"init": "nreimers/MiniLM-L6-H384-uncased"},
+    "multilingual-xlm-roberta": {
+        "objective": "mse", "num_epochs": 5.0, "global_batch_size": 64, "max_length": 128, "learning_rate": 2e-5,
+        "adam_epsilon": 1e-6, "warmup_steps": 10_000, "normalize_teacher": False, "normalize": False},
+}
+EXPECTED |= DISTILLED
+SHARED = {"sct", "sct-distill", "hpd"}  # flags that several recipes take in
 
 
 def test_every_recipe_is_tested():
-    assert {path.stem for path in (REPOSITORY / "recipes").glob("*.flags")} == set(EXPECTED)
+    assert {path.stem for path in (REPOSITORY / "recipes").glob("*.flags")} == set(EXPECTED) | SHARED
 
 
 @pytest.mark.parametrize("recipe", EXPECTED)
 def test_recipe(recipe):
     path = REPOSITORY / "recipes" / f"{recipe}.flags"
-    done = subprocess.run([sys.executable, "-c", PARSE, str(path)], cwd=REPOSITORY, capture_output=True, text=True)
+    command = "distill" if recipe in DISTILLED or recipe.startswith("sct-distill") else "train"
+    arguments = [sys.executable, "-c", PARSE, str(path), command]
+    done = subprocess.run(arguments, cwd=REPOSITORY, capture_output=True, text=True)
     assert done.returncode == 0, done.stderr[-2000:]
     config = json.loads(done.stdout)
     assert {name: config[name] for name in EXPECTED[recipe]} == EXPECTED[recipe]

@@ -13,26 +13,36 @@ import numpy as np
 from evaluation.bootstrap import bootstrap_mrr, bootstrap_spearman
 from evaluation.retrieval import evaluate_pairs, read_pairs
 from evaluation.sts import EncodeFunction, evaluate_sts, read_sts
+from model.inference import read_lines
 from training.config import TrainConfig
 
-SELECTED = ("sts_spearman", "heldout_mrr@10")  # the first of them that is measured selects the exported model
+SELECTED = ("sts_spearman", "heldout_mrr@10", "teacher_mse")  # the first that is measured selects the exported model
+LOWER_IS_BETTER = ("teacher_mse",)
 
 
 class Evaluation(NamedTuple):
     scores: dict[str, float]  # x 100
     details: dict[str, np.ndarray]
-
-    @property
-    def selected(self) -> float | None:
-        return next((self.scores[name] for name in SELECTED if name in self.scores), None)
+    selected: float | None  # what selects the exported model; the larger, the better
 
 
-def make_evaluator(config: TrainConfig) -> Callable[[EncodeFunction], Evaluation]:
-    """Reads the evaluation files that the flags name, once."""
+TargetFunction = Callable[[list[str]], np.ndarray]  # n texts -> [n, d], what the teacher asks of the student
+
+
+def make_evaluator(config: TrainConfig) -> Callable[[EncodeFunction, TargetFunction | None], Evaluation]:
+    """Reads the evaluation files that the flags name, once. Raises ValueError for a --select that is not measured."""
     sts_pairs = read_sts(config.eval_sts, config.eval_split) if config.eval_sts else []
     heldout = read_pairs(config.eval_pairs) if config.eval_pairs else []
+    taught = read_lines(config.eval_teacher) if getattr(config, "eval_teacher", "") else []
+    measured = [name for name, is_there in zip(SELECTED, (sts_pairs, heldout, taught)) if is_there]
+    if config.select and config.select not in measured:
+        raise ValueError(f"--select={config.select} is not measured: the evaluation flags give "
+                         f"{', '.join(measured) or 'nothing'}")
+    if config.patience_epochs and not measured:
+        raise ValueError(f"--patience_epochs={config.patience_epochs} needs a score: give --eval_sts, for one")
+    selecting = config.select or next(iter(measured), None)
 
-    def evaluate(encode: EncodeFunction) -> Evaluation:
+    def evaluate(encode: EncodeFunction, targets: TargetFunction | None) -> Evaluation:
         scores, details = {}, {}
         if sts_pairs:
             sts = evaluate_sts(encode, sts_pairs)
@@ -42,7 +52,11 @@ def make_evaluator(config: TrainConfig) -> Callable[[EncodeFunction], Evaluation
             retrieval = evaluate_pairs(encode, heldout)
             scores |= {"heldout_accuracy@1": retrieval.accuracy_at_1, "heldout_mrr@10": retrieval.mrr_at_10}
             details["heldout_ranks"] = retrieval.ranks
-        return Evaluation({name: round(100 * value, 4) for name, value in scores.items()}, details)
+        if taught:
+            scores["teacher_mse"] = float(((encode(taught) - targets(taught)) ** 2).mean())
+        scores = {name: float(f"{100 * value:.7g}") for name, value in scores.items()}
+        sign = -1 if selecting in LOWER_IS_BETTER else 1
+        return Evaluation(scores, details, sign * scores[selecting] if selecting else None)
 
     return evaluate
 

@@ -15,13 +15,14 @@ import numpy as np
 from jax.sharding import Mesh, NamedSharding, PartitionSpec
 
 from data.loader import Batch, batch_with_rows
-from data.packing import PackedTexts, row_rung
+from data.packing import row_rung
 from sharding.mesh import shard_blocks
+from training.objective import StepBatch
 
 
 class Fed(NamedTuple):
     host: Batch  # this host's part, numpy
-    packed: PackedTexts  # global arrays [P, ...] on the mesh
+    batch: StepBatch  # global arrays [P, ...] on the mesh
     loader_state: Any  # state of the loader after this batch: where a resumed run goes on
 
 
@@ -39,7 +40,7 @@ class Feed:
         batch, loader_state, rows = self._next
         if jax.process_count() > 1:
             batch = batch_with_rows(batch, row_rung(int(rows), self._row_rungs))
-        fed = Fed(batch, shard_blocks(batch.packed, self._mesh), loader_state)
+        fed = Fed(batch, shard_blocks(StepBatch(batch.packed, batch.targets), self._mesh), loader_state)
         self._next = self._read()
         return fed
 

@@ -15,35 +15,47 @@ from sharding.mesh import check_divides
 
 def value_and_grad_in_parts(
     encode: Callable[[Any, PackedTexts, jax.Array], jax.Array],  # (parameters, packed [e, ...], index of first block)
-    loss: Callable[[jax.Array], tuple[jax.Array, Any]],  # of all embeddings [p, T, d], and anything beside it
+    loss: Callable[[Any, jax.Array], tuple[jax.Array, Any]],  # (parameters, all embeddings [p, T, d])
     parameters: Any,
     packed: PackedTexts,  # [p, ...]
     encode_blocks: int,  # e
 ) -> tuple[tuple[jax.Array, Any], Any]:
-    """value_and_grad(has_aux=True) of loss(embeddings of all blocks), with the activations of e blocks at a time.
+    """value_and_grad(has_aux=True) of loss(parameters, embeddings of all blocks), with the activations of e at a time.
 
     1. Encode part by part, keeping only the embeddings. 2. Loss and its gradient by the embeddings, once, with all
-    their collectives. 3. Encode again, part by part, each with its share of that gradient, and add up. Forward passes
-    are done twice: 4/3 of the arithmetic. `encode` must give the same embeddings both times, dropout included.
+    their collectives (and by parameters that the loss has of its own). 3. Encode again, part by part, each with its
+    share of that gradient, and add up. Forward passes are done twice: 4/3 of the arithmetic. `encode` must give the
+    same embeddings both times, dropout included.
 
     Raises:
       ValueError: e does not divide p.
     """
-    blocks = packed.tokens.shape[0]
-    check_divides(blocks, "packing blocks of a device", encode_blocks, "encode_blocks")
-    parts = jax.tree.map(lambda x: x.reshape(-1, encode_blocks, *x.shape[1:]), packed)
-    firsts = jnp.arange(0, blocks, encode_blocks)
-    with jax.named_scope("encode_without_gradient"):
-        embeddings = jax.lax.map(lambda part: encode(parameters, *part), (parts, firsts))  # [p / e, e, T, d]
-    of_embeddings = jax.value_and_grad(lambda x: loss(x.reshape(blocks, *x.shape[2:])), has_aux=True)
-    value, cotangents = of_embeddings(embeddings)
+    embeddings = encode_in_parts(encode, parameters, packed, encode_blocks)
+    value, (gradient, cotangents) = jax.value_and_grad(loss, argnums=(0, 1), has_aux=True)(parameters, embeddings)
 
     def add_part(gradient, part_and_cotangent):
-        part, cotangent = part_and_cotangent
+        part, (cotangent, _) = part_and_cotangent
         _, pull_back = jax.vjp(lambda parameters: encode(parameters, *part), parameters)
         return jax.tree.map(jnp.add, gradient, *pull_back(cotangent)), None
 
     with jax.named_scope("encode_with_gradient"):
-        zeros = jax.tree.map(jnp.zeros_like, parameters)
-        gradient, _ = jax.lax.scan(add_part, zeros, ((parts, firsts), cotangents))
+        parts = split_parts(packed, encode_blocks), split_parts(cotangents, encode_blocks)
+        gradient, _ = jax.lax.scan(add_part, gradient, parts)
     return value, gradient
+
+
+def encode_in_parts(
+    encode: Callable[[Any, PackedTexts, jax.Array], jax.Array], parameters: Any, packed: PackedTexts, encode_blocks: int
+) -> jax.Array:
+    """The embeddings [p, T, d] of the blocks, e at a time; no gradient is to be taken of them."""
+    with jax.named_scope("encode_without_gradient"):
+        embeddings = jax.lax.map(lambda part: encode(parameters, *part), split_parts(packed, encode_blocks))
+        return embeddings.reshape(-1, *embeddings.shape[2:])
+
+
+def split_parts(tree: Any, encode_blocks: int) -> tuple[Any, jax.Array]:
+    """A tree of [p, ...] -> that of [p / e, e, ...], and the index of each part's first block."""
+    blocks = jax.tree.leaves(tree)[0].shape[0]
+    check_divides(blocks, "packing blocks of a device", encode_blocks, "encode_blocks")
+    parts = jax.tree.map(lambda x: x.reshape(-1, encode_blocks, *x.shape[1:]), tree)
+    return parts, jnp.arange(0, blocks, encode_blocks)

@@ -4,6 +4,7 @@ Legend: B = global batch, b = examples on this device, K = texts an example, d =
 p = packing blocks on this device, m = examples a block (b = p * m).
 """
 
+import math
 from typing import Literal
 
 import jax
@@ -14,19 +15,49 @@ from kernels.contrastive.api import similarity_logsumexp
 from kernels.contrastive.labels import text_labels
 from kernels.contrastive.ring import ring_similarity_logsumexp
 from kernels.contrastive.tile import RowStatistics
+from model.config import ModelConfig
+from model.parameters import Parameter, Tree
 from sharding.collectives import all_gather_with_gradient, psum_logsumexp
+from sharding.mesh import DATA_AXIS
+from training.objective import Embedded, Objective, split_texts
 
 KeyExchange = Literal["all_gather", "ring", "bidirectional_ring"]
 UNIT_NORM_PRODUCT = 1.01
 """Above |<q, k>| of unit vectors as rounded: to bfloat16, each norm is at most 1 + 2^-8."""
 
 
-def split_texts(per_text: jax.Array, texts_per_example: int) -> jax.Array:
-    """[p, K * m, ...] in the block's slot order (queries, positives, negatives) -> [K, b, ...]."""
-    p, slots = per_text.shape[:2]
-    m = slots // texts_per_example
-    stacked = per_text.reshape(p, texts_per_example, m, *per_text.shape[2:])
-    return jnp.moveaxis(stacked, 1, 0).reshape(texts_per_example, p * m, *per_text.shape[2:])
+def contrastive_objective(
+    model: ModelConfig,
+    *,
+    scale: float,
+    learn_scale: bool,
+    symmetric: Literal["auto", "always", "never"],
+    key_exchange: KeyExchange,
+    dtype: jnp.dtype,
+    implementation: str,
+) -> Objective:
+    """contrastive_loss as an objective. A learned scale is exp(log_scale), from `scale` on, and is logged."""
+    bound = UNIT_NORM_PRODUCT * abs(scale) if model.normalize and not learn_scale else None
+
+    def loss(parameters, memory, embedded: Embedded):
+        learned = jnp.exp(parameters["contrastive"]["log_scale"]) if learn_scale else scale
+        K = embedded.texts_per_example
+        with jax.named_scope("contrastive_loss"):
+            share, sums = contrastive_loss(
+                embedded.embeddings, embedded.text_ids, texts_per_example=K, scale=learned,
+                symmetric={"auto": K == 2, "always": True, "never": False}[symmetric], axis_name=DATA_AXIS,
+                key_exchange=key_exchange, dtype=dtype, bound=bound, implementation=implementation,
+            )
+        if learn_scale:
+            sums["scale"] = lax.stop_gradient(learned) / lax.axis_size(DATA_AXIS)
+        return share, (sums, memory)
+
+    return Objective(loss=loss, metrics=batch_metrics, parameters=declare_scale(scale) if learn_scale else {})
+
+
+def declare_scale(scale: float) -> Tree:
+    return {"contrastive": {"log_scale": Parameter((), (), lambda key, shape, dtype: jnp.full(
+        shape, math.log(scale), dtype))}}
 
 
 def labels_of_all_texts(text_ids: jax.Array, axis_name: str) -> jax.Array:

@@ -3,6 +3,7 @@
 from typing import Any, Literal
 
 import jax
+import jax.numpy as jnp
 import optax
 
 Schedule = Literal["linear", "cosine", "constant"]
@@ -30,11 +31,31 @@ def decays(path: tuple, _: Any) -> bool:
 
 
 def make_optimizer(
-    schedule: optax.Schedule, *, b1: float, b2: float, epsilon: float, weight_decay: float, clip_norm: float
+    schedule: optax.Schedule, *, b1: float, b2: float, epsilon: float, weight_decay: float, clip_norm: float,
+    bias_correction: bool = True,
 ) -> optax.GradientTransformation:
-    """clip_norm = 0 turns clipping off. The update rule is optax.adamw's (Loshchilov & Hutter 2019, 1711.05101)."""
-    adamw = optax.adamw(
-        schedule, b1, b2, epsilon, weight_decay=weight_decay,
-        mask=lambda parameters: jax.tree_util.tree_map_with_path(decays, parameters),
+    """AdamW: p <- p - rate (m' / (sqrt(v') + epsilon) + weight_decay p) (Loshchilov & Hutter 2019, 1711.05101).
+
+    m' = m / (1 - b1^t) and v' = v / (1 - b2^t), or m and v themselves without bias correction, as BERT was trained and
+    SCT is. clip_norm = 0 turns clipping by the global norm off.
+    """
+    adam = optax.scale_by_adam(b1, b2, epsilon) if bias_correction else scale_by_uncorrected_adam(b1, b2, epsilon)
+    adamw = optax.chain(
+        adam,
+        optax.add_decayed_weights(weight_decay, lambda tree: jax.tree_util.tree_map_with_path(decays, tree)),
+        optax.scale_by_learning_rate(schedule),
     )
     return optax.chain(optax.clip_by_global_norm(clip_norm), adamw) if clip_norm else adamw
+
+
+def scale_by_uncorrected_adam(b1: float, b2: float, epsilon: float) -> optax.GradientTransformation:
+    """m / (sqrt(v) + epsilon) of the moments as they are; optax has it with bias correction alone."""
+
+    def update(gradient, state, parameters=None):
+        del parameters
+        m = optax.tree.update_moment(gradient, state.mu, b1, 1)
+        v = optax.tree.update_moment(gradient, state.nu, b2, 2)
+        updates = jax.tree.map(lambda m, v: m / (jnp.sqrt(v) + epsilon), m, v)
+        return updates, optax.ScaleByAdamState(state.count + 1, m, v)
+
+    return optax.GradientTransformation(optax.scale_by_adam(b1, b2).init, update)

@@ -79,7 +79,7 @@ class Reporter:
         self._started += time.perf_counter() - begin
 
     def evaluated(self, step: int, scores: dict[str, float]) -> None:
-        self._bar.write(f"step {step}: " + ", ".join(f"{name} {value:.2f}" for name, value in scores.items()))
+        self._bar.write(f"step {step}: " + ", ".join(f"{name} {value:.4g}" for name, value in scores.items()))
         if self._writer is not None:
             self._writer.write(step, scores)
 

@@ -1,4 +1,4 @@
-"""One training step: packed rows in, updated parameters out.
+"""One training step: packed rows in, updated parameters out; what it minimises is an objective (objective.py).
 
 Legend: P = packing blocks of the global batch, p = blocks on this device, R = rows a block, L = tokens a row,
 T = texts a block, d = embedding width.
@@ -21,98 +21,118 @@ from model.parameters import declare, partition_specs
 from model.pooling import embed
 from sharding.mesh import DATA_AXIS
 from sharding.rules import AxisRules
-from training.grad_cache import value_and_grad_in_parts
-from training.losses import UNIT_NORM_PRODUCT, KeyExchange, batch_metrics, contrastive_loss
+from training.grad_cache import encode_in_parts, value_and_grad_in_parts
+from training.objective import Embedded, Objective, StepBatch
+
+REFERENCE_SEED = 0x5C7  # apart from the masks of the encoder in training, whose seed it changes
 
 
 class TrainState(NamedTuple):
     step: jax.Array  # int32 scalar: steps done
-    parameters: Any  # float32 tree of model/parameters.py
+    parameters: Any  # float32: the model's (model/parameters.py), and beside them those of the objective
     optimizer: Any  # optax state
+    memory: Any  # of the objective
 
 
-def initial_state(parameters: Any, optimizer: optax.GradientTransformation) -> TrainState:
-    return TrainState(jnp.zeros((), jnp.int32), parameters, optimizer.init(parameters))
+def initial_state(parameters: Any, optimizer: optax.GradientTransformation, objective: Objective) -> TrainState:
+    return TrainState(
+        jnp.zeros((), jnp.int32), parameters, optimizer.init(parameters), objective.memory(parameters))
+
+
+def state_shardings(objective: Objective, mesh: Mesh) -> TrainState:
+    """Shardings of the train state, a prefix of its tree: all replicated but what the objective says of its memory."""
+    replicated = NamedSharding(mesh, PartitionSpec())
+    memory = {name: NamedSharding(mesh, spec) for name, spec in objective.memory_specs.items()}
+    return TrainState(replicated, replicated, replicated, memory)
 
 
 def make_loss_and_gradient(
     model: ModelConfig,
     mesh: Mesh,
+    objective: Objective,
     *,
     texts_per_example: int,
-    scale: float,
-    symmetric: bool,
     dropout_seed: int | None,
     dtype: jnp.dtype,
     remat: bool,
-    implementation: str,
     encode_blocks: int = 0,
-    key_exchange: KeyExchange = "all_gather",
-) -> Callable[[Any, PackedTexts, jax.Array], tuple[jax.Array, Any, dict[str, jax.Array]]]:
-    """(parameters, packed [P, ...], step) -> mean loss over the global batch, its exact gradient, metrics; replicated.
+) -> Callable[[Any, Any, StepBatch, jax.Array], tuple[jax.Array, Any, dict[str, jax.Array], Any]]:
+    """(parameters, memory, batch, step) -> mean loss over the global batch, its exact gradient, metrics, memory.
 
-    Each device encodes its own blocks and compares them with the keys of all devices. Its loss is a share of the global
-    mean, so the one psum of loss, gradient and metric sums at the end makes all exact on any number of devices.
-    encode_blocks says how many of its p blocks it encodes at a time (grad_cache.py); 0: all.
+    Each device encodes its own blocks; the objective compares them with those of all devices. Its loss is a share of
+    the global mean, so the one psum of loss, gradient and metric sums at the end makes all exact on any number of
+    devices. encode_blocks says how many of its p blocks a device encodes at a time (grad_cache.py); 0: all.
     """
-    bound = UNIT_NORM_PRODUCT * abs(scale) if model.normalize else None
 
-    def on_each_device(parameters, packed: PackedTexts, step):
-        blocks = packed.tokens.shape[0]
+    def on_each_device(parameters, memory, batch: StepBatch, step):
+        packed, blocks = batch.packed, batch.packed.tokens.shape[0]
 
-        def encode(parameters, part: PackedTexts, first_block):  # first_block of this device's
+        def encode(parameters, part: PackedTexts, first_block, seed=dropout_seed):  # first_block of this device's
             return embed(
                 parameters, model, part, dtype=dtype, remat=remat,
-                dropout=None if dropout_seed is None else DropoutSeed(dropout_seed, step),
+                dropout=None if seed is None else DropoutSeed(seed, step),
                 first_block=lax.axis_index(DATA_AXIS) * blocks + first_block,
             )  # [p, T, d]
 
-        def share_of_loss(embeddings):
-            with jax.named_scope("contrastive_loss"):
-                return contrastive_loss(
-                    embeddings, packed.text_ids, texts_per_example=texts_per_example, scale=scale, symmetric=symmetric,
-                    axis_name=DATA_AXIS, key_exchange=key_exchange, dtype=dtype, bound=bound,
-                    implementation=implementation,
-                )
+        def share_of_loss(parameters, embeddings):
+            seen = Embedded(embeddings, references, batch.targets, packed.text_ids, texts_per_example, step)
+            if references is None and objective.reference:  # without dropout both are the same
+                seen = seen._replace(references=lax.stop_gradient(embeddings))
+            return objective.loss(parameters, memory, seen)
 
+        references = None
+        if objective.reference == "momentum" or (objective.reference and dropout_seed is not None):
+            seed = None if dropout_seed is None else dropout_seed ^ REFERENCE_SEED
+            with jax.named_scope("references"):
+                references = lax.stop_gradient(encode_in_parts(
+                    functools.partial(encode, seed=seed),
+                    memory["momentum"] if objective.reference == "momentum" else parameters,
+                    packed, encode_blocks or blocks,
+                ))
         if encode_blocks in (0, blocks):
-            of_parameters = jax.value_and_grad(lambda p: share_of_loss(encode(p, packed, 0)), has_aux=True)
-            (share, sums), gradient = of_parameters(parameters)
+            of_parameters = jax.value_and_grad(lambda p: share_of_loss(p, encode(p, packed, 0)), has_aux=True)
+            (share, (sums, new_memory)), gradient = of_parameters(parameters)
         else:
-            (share, sums), gradient = value_and_grad_in_parts(
+            (share, (sums, new_memory)), gradient = value_and_grad_in_parts(
                 encode, share_of_loss, parameters, packed, encode_blocks)
         with jax.named_scope("reduce_gradients"):
             loss, gradient, sums = lax.psum((share, gradient, sums), DATA_AXIS)
-        return loss, gradient, batch_metrics(sums)
+        return loss, gradient, objective.metrics(sums), new_memory
 
-    parameter_specs = partition_specs(declare(model), AxisRules())
+    parameter_specs = partition_specs(declare(model) | objective.parameters, AxisRules())
     return jax.shard_map(
-        on_each_device, mesh=mesh, in_specs=(parameter_specs, PartitionSpec(DATA_AXIS), PartitionSpec()),
-        out_specs=(PartitionSpec(), parameter_specs, PartitionSpec()), check_vma=False,
+        on_each_device, mesh=mesh,
+        in_specs=(parameter_specs, objective.memory_specs, PartitionSpec(DATA_AXIS), PartitionSpec()),
+        out_specs=(PartitionSpec(), parameter_specs, PartitionSpec(), objective.memory_specs), check_vma=False,
     )
 
 
 def make_train_step(
-    loss_and_gradient: Callable, optimizer: optax.GradientTransformation, schedule: optax.Schedule, mesh: Mesh
-) -> Callable[[TrainState, PackedTexts], tuple[TrainState, dict[str, jax.Array]]]:
-    """A compiled step: (state, packed) -> (state, metrics); the state is donated.
+    loss_and_gradient: Callable, optimizer: optax.GradientTransformation, schedule: optax.Schedule, mesh: Mesh,
+    objective: Objective,
+) -> Callable[[TrainState, StepBatch], tuple[TrainState, dict[str, jax.Array]]]:
+    """A compiled step: (state, batch) -> (state, metrics); the state is donated.
 
-    The metrics are "loss", "gradient_norm", "learning_rate" and those of losses.batch_metrics.
+    The metrics are "loss", "gradient_norm", "learning_rate" and those of the objective.
     Two programs, as the first is compiled anew for each number of rows, and the second, the optimizer, is not.
     """
-    loss_and_gradient = jax.jit(loss_and_gradient)
+    loss_and_gradient, shardings = jax.jit(loss_and_gradient, donate_argnums=1), state_shardings(objective, mesh)
 
-    @functools.partial(jax.jit, donate_argnums=0, out_shardings=NamedSharding(mesh, PartitionSpec()))
+    @functools.partial(jax.jit, donate_argnums=0, out_shardings=(shardings, shardings.step))
     def update(state: TrainState, gradient: Any):
         with jax.named_scope("optimizer"):
             updates, optimizer_state = optimizer.update(gradient, state.optimizer, state.parameters)
             parameters = optax.apply_updates(state.parameters, updates)
+        memory = state.memory
+        if objective.reference == "momentum":
+            mixed = optax.incremental_update(parameters, memory["momentum"], 1 - objective.momentum)
+            memory = memory | {"momentum": mixed}
         metrics = {"gradient_norm": optax.tree.norm(gradient), "learning_rate": schedule(state.step)}
-        return TrainState(state.step + 1, parameters, optimizer_state), metrics
+        return TrainState(state.step + 1, parameters, optimizer_state, memory), metrics
 
-    def train_step(state: TrainState, packed: PackedTexts):
-        loss, gradient, of_batch = loss_and_gradient(state.parameters, packed, state.step)
-        state, metrics = update(state, gradient)
+    def train_step(state: TrainState, batch: StepBatch):
+        loss, gradient, of_batch, memory = loss_and_gradient(state.parameters, state.memory, batch, state.step)
+        state, metrics = update(state._replace(memory=memory), gradient)
         return state, {"loss": loss} | metrics | of_batch
 
     return train_step

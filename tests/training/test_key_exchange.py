@@ -10,8 +10,16 @@ import pytest
 from jax.sharding import PartitionSpec
 
 from model.parameters import declare, initialize
-from sharding.mesh import DATA_AXIS, make_mesh, replicate, shard_blocks
-from tests.training.test_parallel import MODEL, assert_trees_close, make_step, pack, random_texts
+from sharding.mesh import DATA_AXIS, make_mesh, replicate
+from tests.training.test_parallel import (
+    MODEL,
+    assert_trees_close,
+    make_objective,
+    make_step,
+    pack,
+    place,
+    random_texts,
+)
 from training.losses import KeyExchange, batch_metrics, contrastive_loss
 from training.step import initial_state, make_train_step
 
@@ -70,16 +78,16 @@ def test_same_loss_and_gradients(num_devices, texts_per_example, symmetric):
 def test_same_training_steps(texts_per_example):
     """Parameters after three steps of plain gradient descent: Adam would divide small gradients by their rounding."""
     mesh, optimizer = make_mesh(), optax.sgd(0.01)
-    packed = shard_blocks(pack(*random_texts(0, texts_per_example)), mesh)
+    batch = place(pack(*random_texts(0, texts_per_example)), mesh)
     results = []
     for exchange in EXCHANGES:
-        loss_and_gradient, _, _ = make_step(
-            mesh, texts_per_example, texts_per_example == 2, dropout=True, key_exchange=exchange)
-        train_step = make_train_step(loss_and_gradient, optimizer, optax.constant_schedule(0.01), mesh)
-        state = initial_state(replicate(initialize(declare(MODEL), jax.random.key(1)), mesh), optimizer)
+        objective = make_objective(texts_per_example == 2, exchange)
+        loss_and_gradient, _, _ = make_step(mesh, objective, texts_per_example, dropout=True)
+        train_step = make_train_step(loss_and_gradient, optimizer, optax.constant_schedule(0.01), mesh, objective)
+        state = initial_state(replicate(initialize(declare(MODEL), jax.random.key(1)), mesh), optimizer, objective)
         losses = []
         for _ in range(3):
-            state, metrics = train_step(state, packed)
+            state, metrics = train_step(state, batch)
             losses.append(float(metrics["loss"]))
         results.append((losses, jax.device_get(state.parameters)))
     for losses, parameters in results[1:]:

@@ -17,14 +17,16 @@ def test_warmup_longer_than_the_run():
         learning_rate_schedule("linear", 1e-3, 500, 100)
 
 
-def test_adamw_by_hand():
+@pytest.mark.parametrize("bias_correction", [True, False])
+def test_adamw_by_hand(bias_correction):
     """Three steps of clipped AdamW in float64; biases and norms are not decayed."""
     rng = np.random.default_rng(0)
     names = ("up_kernel", "up_bias", "norm_scale", "token")
     parameters = {name: rng.normal(size=5) for name in names}
     rate, b1, b2, epsilon, decay = 1e-2, 0.9, 0.999, 1e-6, 0.1
     schedule = learning_rate_schedule("constant", rate, 0, 10)
-    optimizer = make_optimizer(schedule, b1=b1, b2=b2, epsilon=epsilon, weight_decay=decay, clip_norm=1.0)
+    optimizer = make_optimizer(schedule, b1=b1, b2=b2, epsilon=epsilon, weight_decay=decay, clip_norm=1.0,
+                               bias_correction=bias_correction)
     ours = {name: jnp.asarray(value, jnp.float32) for name, value in parameters.items()}
     state = optimizer.init(ours)
     first, second = ({name: np.zeros(5) for name in names} for _ in range(2))
@@ -38,7 +40,10 @@ def test_adamw_by_hand():
             clipped = gradient[name] / norm
             first[name] = b1 * first[name] + (1 - b1) * clipped
             second[name] = b2 * second[name] + (1 - b2) * clipped**2
-            direction = first[name] / (1 - b1**step) / (np.sqrt(second[name] / (1 - b2**step)) + epsilon)
+            m, v = first[name], second[name]
+            if bias_correction:
+                m, v = m / (1 - b1**step), v / (1 - b2**step)
+            direction = m / (np.sqrt(v) + epsilon)
             decays = name in ("up_kernel", "token")
             parameters[name] = parameters[name] - rate * (direction + decay * decays * parameters[name])
     for name in names:

@@ -12,6 +12,8 @@ from model.config import EncoderConfig, ModelConfig
 from model.parameters import declare, initialize
 from model.pooling import embed
 from sharding.mesh import make_mesh, replicate, shard_blocks
+from training.losses import contrastive_objective
+from training.objective import StepBatch
 from training.optimizer import learning_rate_schedule, make_optimizer
 from training.step import initial_state, make_loss_and_gradient, make_train_step
 
@@ -86,15 +88,25 @@ def naive_metrics(similarities, excluded, left_out):
             "hardest_negative_similarity": np.mean(hardest) / SCALE, "share_left_out": left_out.mean()}
 
 
-def make_step(mesh, texts_per_example, symmetric, dropout, implementation="xla", **options):
+def make_objective(symmetric, key_exchange="all_gather", learn_scale=False):
+    return contrastive_objective(
+        MODEL, scale=SCALE, learn_scale=learn_scale, symmetric="always" if symmetric else "never",
+        key_exchange=key_exchange, dtype=jnp.float32, implementation="xla",
+    )
+
+
+def make_step(mesh, objective, texts_per_example, dropout, encode_blocks=0):
     loss_and_gradient = make_loss_and_gradient(
-        MODEL, mesh, texts_per_example=texts_per_example, scale=SCALE, symmetric=symmetric,
-        dropout_seed=3 if dropout else None, dtype=jnp.float32, remat=False, implementation=implementation,
-        **options,
+        MODEL, mesh, objective, texts_per_example=texts_per_example, dropout_seed=3 if dropout else None,
+        dtype=jnp.float32, remat=False, encode_blocks=encode_blocks,
     )
     schedule = learning_rate_schedule("linear", 1e-2, 1, 10)
     optimizer = make_optimizer(schedule, b1=0.9, b2=0.999, epsilon=1e-6, weight_decay=0.01, clip_norm=1.0)
-    return loss_and_gradient, optimizer, make_train_step(loss_and_gradient, optimizer, schedule, mesh)
+    return loss_and_gradient, optimizer, make_train_step(loss_and_gradient, optimizer, schedule, mesh, objective)
+
+
+def place(packed, mesh, targets=None):
+    return shard_blocks(StepBatch(packed, targets), mesh)
 
 
 def assert_trees_close(actual, expected, tolerance=1e-5):
@@ -117,9 +129,9 @@ def test_gradient_is_that_of_the_global_mean_loss(texts_per_example, symmetric):
     assert 0 < metrics["accuracy_at_1"] < 1 and metrics["share_left_out"] > 0
     for count in (1, 2, 8):
         mesh = make_mesh(jax.devices()[:count])
-        loss_and_gradient, _, _ = make_step(mesh, texts_per_example, symmetric, dropout=False)
-        packed = shard_blocks(pack(texts, ids), mesh)
-        ours = jax.jit(loss_and_gradient)(replicate(parameters, mesh), packed, jnp.zeros((), jnp.int32))
+        loss_and_gradient, _, _ = make_step(mesh, make_objective(symmetric), texts_per_example, dropout=False)
+        batch = place(pack(texts, ids), mesh)
+        ours = jax.jit(loss_and_gradient)(replicate(parameters, mesh), {}, batch, jnp.zeros((), jnp.int32))
         np.testing.assert_allclose(ours[0], loss, rtol=1e-5)
         assert_trees_close(ours[1], gradient)
         assert ours[2].keys() == metrics.keys()
@@ -134,11 +146,12 @@ def test_steps_do_not_depend_on_the_number_of_devices(texts_per_example, dropout
     results = []
     for count in (1, 2, 8):
         mesh = make_mesh(jax.devices()[:count])
-        _, optimizer, train_step = make_step(mesh, texts_per_example, texts_per_example == 2, dropout)
-        state = initial_state(replicate(initialize(declare(MODEL), jax.random.key(1)), mesh), optimizer)
+        objective = make_objective(symmetric=texts_per_example == 2)
+        _, optimizer, train_step = make_step(mesh, objective, texts_per_example, dropout)
+        state = initial_state(replicate(initialize(declare(MODEL), jax.random.key(1)), mesh), optimizer, objective)
         losses = []
         for packed in batches:
-            state, metrics = train_step(state, shard_blocks(packed, mesh))
+            state, metrics = train_step(state, place(packed, mesh))
             losses.append(float(metrics["loss"]))
         results.append((losses, jax.device_get(state.parameters)))
     for losses, parameters in results[1:]:
@@ -154,8 +167,8 @@ def test_encoding_in_parts_gives_the_gradient_of_the_whole(texts_per_example, de
     mesh = make_mesh(jax.devices()[:devices])
     parameters = replicate(initialize(declare(MODEL), jax.random.key(1)), mesh)
     whole, in_parts = (
-        jax.jit(make_step(mesh, texts_per_example, True, dropout=True, encode_blocks=blocks)[0])(
-            parameters, shard_blocks(packed, mesh), jnp.int32(3))
+        jax.jit(make_step(mesh, make_objective(True), texts_per_example, dropout=True, encode_blocks=blocks)[0])(
+            parameters, {}, place(packed, mesh), jnp.int32(3))
         for blocks in (0, encode_blocks)
     )
     np.testing.assert_allclose(in_parts[0], whole[0], rtol=1e-6)
@@ -167,7 +180,8 @@ def test_dropout_changes_the_loss():
     mesh = make_mesh(jax.devices()[:1])
     parameters = replicate(initialize(declare(MODEL), jax.random.key(1)), mesh)
     losses = [
-        jax.jit(make_step(mesh, 2, True, dropout)[0])(parameters, shard_blocks(packed, mesh), jnp.int32(step))[0]
+        jax.jit(make_step(mesh, make_objective(True), 2, dropout)[0])(
+            parameters, {}, place(packed, mesh), jnp.int32(step))[0]
         for dropout, step in ((False, 0), (True, 0), (True, 1))
     ]
     assert len({float(loss) for loss in losses}) == 3
@@ -176,10 +190,10 @@ def test_dropout_changes_the_loss():
 def test_one_reduction_a_step():
     """Loss, gradient of all parameters and metric sums are reduced together: no other all-reduce has their size."""
     mesh = make_mesh()
-    loss_and_gradient, _, _ = make_step(mesh, 2, True, dropout=True)
+    loss_and_gradient, _, _ = make_step(mesh, make_objective(True), 2, dropout=True)
     parameters = replicate(initialize(declare(MODEL), jax.random.key(1)), mesh)
-    packed = shard_blocks(pack(*random_texts(0, 2)), mesh)
-    text = jax.jit(loss_and_gradient).lower(parameters, packed, jnp.int32(0)).as_text()
+    batch = place(pack(*random_texts(0, 2)), mesh)
+    text = jax.jit(loss_and_gradient).lower(parameters, {}, batch, jnp.int32(0)).as_text()
     reductions = text.count("stablehlo.all_reduce")
     leaves = len(jax.tree.leaves(parameters))
     # One for each leaf, for the loss and for five sums, which XLA combines; and those of the columns' log-sum-exps and

@@ -1,0 +1,15 @@
+"""Train a sentence encoder to give a frozen teacher's embeddings, or their principal components (the flags of train).
+
+    python main.py distill --flagfile=recipes/R.flags --teacher=MODEL --data_dir=DIR --workdir=DIR
+
+The teacher's embeddings are read from beside the data, where `python main.py teach` has written them, or are computed
+in each step, which takes a teacher with the student's tokenizer.
+"""
+
+from training.config import DistillConfig
+from training.train import train
+
+
+def distill(config: DistillConfig) -> int:
+    """As train."""
+    return train(config)

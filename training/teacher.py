@@ -1,0 +1,106 @@
+"""The frozen teacher of a distillation: its embeddings of a batch, stored beside the data or computed in each step.
+
+Legend: P packing blocks of the global batch, T texts a block, n stored texts an example, m examples a block, d_t the
+teacher's width.
+"""
+
+import dataclasses
+import functools
+from collections.abc import Callable, Iterable
+from typing import NamedTuple
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from absl import logging
+from jax.experimental import multihost_utils
+from jax.sharding import Mesh, PartitionSpec
+
+from data.teacher_store import find_teacher
+from data.tokenizer import TextTokenizer, load_tokenizer
+from model.inference import Encoder
+from model.pooling import embed
+from model.weights import load_model
+from sharding.mesh import DATA_AXIS, replicate
+from training.config import DistillConfig
+from training.distillation import principal_axes
+from training.feed import Fed
+from training.grad_cache import encode_in_parts
+from training.teach import teacher_fingerprint
+
+
+class Teacher(NamedTuple):
+    width: int  # d_t
+    fingerprint: str
+    stored: bool  # beside the data, where the loader reads them
+    of_batch: Callable[[Fed], jax.Array]  # [P, n m, d_t] float32, on the mesh; not normalised
+    encode: Callable[[list[str]], np.ndarray]  # k texts -> [k, d_t] float32; not normalised
+
+
+def set_up_teacher(config: DistillConfig, mesh: Mesh, tokenizer: TextTokenizer, datasets: Iterable[str]) -> Teacher:
+    """Loads the teacher and decides where its embeddings of the batches come from.
+
+    Raises:
+      ValueError: no stored embeddings, and the teacher has another tokenizer than the data was prepared with.
+    """
+    loaded = load_model(config.teacher)
+    pooling = config.teacher_pooling or loaded.config.pooling
+    model = dataclasses.replace(loaded.config, pooling=pooling, normalize=False)
+    teachers_tokenizer = load_tokenizer(loaded.tokenizer_folder)
+    encoder = functools.cache(lambda: Encoder(model, loaded.parameters, teachers_tokenizer, dtype=config.dtype))
+    fingerprint, reason = teacher_fingerprint(model, loaded.parameters, teachers_tokenizer), ""
+    if config.teacher_embeddings != "computed":
+        try:
+            find_teacher(config.data_dir, datasets, fingerprint)
+            logging.info("teacher: embeddings stored beside the data (%s)", fingerprint)
+            return Teacher(model.embedding_size, fingerprint, True, lambda fed: fed.batch.targets,
+                           lambda texts: encoder().encode(texts))
+        except ValueError as error:
+            if config.teacher_embeddings == "stored":
+                raise
+            reason = f"{error}. Or "
+    if teachers_tokenizer.fingerprint != tokenizer.fingerprint:
+        raise ValueError(f"{reason}compute them in each step: but the teacher {config.teacher} has another tokenizer "
+                         f"than the student: run `main.py teach --teacher={config.teacher} --data_dir="
+                         f"{config.data_dir} --source_dir=DIR`")
+    if config.max_length > model.encoder.max_positions:
+        raise ValueError(f"max_length={config.max_length} is above the teacher's position table's "
+                         f"{model.encoder.max_positions}")
+    logging.info("teacher: computes its embeddings in each step")
+    parameters = replicate(loaded.parameters, mesh)
+
+    def on_each_device(parameters, packed):
+        def encode_part(parameters, part, first_block):
+            return embed(parameters, model, part, dtype=jnp.dtype(config.dtype), first_block=first_block)
+
+        return encode_in_parts(encode_part, parameters, packed, config.encode_blocks or packed.tokens.shape[0])
+
+    run = jax.jit(jax.shard_map(
+        on_each_device, mesh=mesh, in_specs=(PartitionSpec(), PartitionSpec(DATA_AXIS)),
+        out_specs=PartitionSpec(DATA_AXIS), check_vma=False,
+    ))
+    return Teacher(model.embedding_size, fingerprint, False, lambda fed: run(parameters, fed.batch.packed),
+                   lambda texts: encoder().encode(texts))
+
+
+def fit_projection(
+    config: DistillConfig, teacher: Teacher, feed: Iterable[Fed], num_examples: int, mesh: Mesh
+) -> np.ndarray:
+    """V^T [d_t, teacher_pca]: the principal axes of the teacher's embeddings of the first texts of the first batches.
+
+    Raises ValueError for more axes than the sample or the teacher's embeddings allow.
+    """
+    wanted, sample = min(config.pca_sample, num_examples), []
+    for fed in feed:
+        targets = multihost_utils.process_allgather(teacher.of_batch(fed), tiled=True)
+        firsts = targets[:, : config.global_batch_size // config.packing_blocks]
+        sample.append(firsts.reshape(-1, teacher.width))
+        if sum(map(len, sample)) >= wanted:
+            break
+    sample = np.concatenate(sample)[:wanted]
+    if config.normalize_teacher:
+        sample /= np.maximum(np.linalg.norm(sample, axis=1, keepdims=True), np.finfo(np.float32).tiny)
+    projection, share = principal_axes(sample, config.teacher_pca, mesh)
+    logging.info("teacher_pca=%d: the axes hold %.2f%% of the variance of %d embeddings of %d numbers",
+                 config.teacher_pca, 100 * share, *sample.shape)
+    return projection
