@@ -16,6 +16,7 @@ from sharding.host import keep_freed_memory, quiet_libraries
 # command -> (module, config dataclass, function); the module is imported only when its command runs.
 COMMANDS = {
     "prepare": ("data.prepare", "PrepareConfig", "prepare"),
+    "teach": ("training.teach", "TeachConfig", "teach"),
     "train": ("training.train", "TrainConfig", "train"),
     "evaluate": ("evaluation.evaluate", "EvaluateConfig", "evaluate"),
     "embed": ("model.inference", "EmbedConfig", "embed"),

@@ -39,7 +39,7 @@ def read_table(records: Sequence[bytes]) -> RecordTable:
     halves = np.frombuffer(b"".join(records), "<u2")
     sizes = np.fromiter(map(len, records), np.int64, len(records)) // 2
     starts = np.cumsum(sizes) - sizes
-    headers = _gather(halves, starts, _HEADER)
+    headers = gather_values(halves, starts, _HEADER)
     if (headers["version"] != FORMAT_VERSION).any():
         found = headers["version"][headers["version"] != FORMAT_VERSION][0]
         raise ValueError(f"a record of format {found}; this code reads {FORMAT_VERSION}: run prepare again")
@@ -92,7 +92,7 @@ def gather_texts(
     halves_per_token = int(headers["token_bytes"][0]) // 2 if len(headers) else 1
     text_at = tokens_at[examples] + halves_per_token * (tokens_before[texts] - tokens_before[first_texts[examples]])
 
-    full_lengths = _gather(table.halves, full_lengths_at[examples] + 2 * places, np.dtype("<u4"))
+    full_lengths = gather_values(table.halves, full_lengths_at[examples] + 2 * places, np.dtype("<u4"))
     kept = np.where(there, np.minimum(stored[texts], max_length - 2), 0)
     sources = np.repeat(text_at, kept) + halves_per_token * ragged_arange(kept)
     inner = table.halves[sources].astype(np.int32)
@@ -104,8 +104,8 @@ def gather_texts(
     tokens[(ends - lengths)[there]] = prefix_id
     tokens[ends[there] - 1] = suffix_id
     tokens[np.repeat(ends - lengths + 1, kept) + ragged_arange(kept)] = inner
-    text_ids = np.where(there, _gather(table.halves, ids_at[examples] + 4 * places, np.dtype("<u8")), np.uint64(0))
-    return RaggedTexts(tokens, lengths, text_ids, there & (full_lengths > kept))
+    text_ids = gather_values(table.halves, ids_at[examples] + 4 * places, np.dtype("<u8"))
+    return RaggedTexts(tokens, lengths, np.where(there, text_ids, np.uint64(0)), there & (full_lengths > kept))
 
 
 def ragged_arange(lengths: np.ndarray) -> np.ndarray:
@@ -114,6 +114,6 @@ def ragged_arange(lengths: np.ndarray) -> np.ndarray:
     return np.arange(ends[-1] if len(ends) else 0) - np.repeat(ends - lengths, lengths)
 
 
-def _gather(halves: np.ndarray, starts: np.ndarray, dtype: np.dtype) -> np.ndarray:
+def gather_values(halves: np.ndarray, starts: np.ndarray, dtype: np.dtype) -> np.ndarray:
     """One value of `dtype` from each start [m] -> [m]."""
     return halves[starts[:, None] + np.arange(dtype.itemsize // 2)].view(dtype)[:, 0]

@@ -17,6 +17,7 @@ max_length=128: 0.98 in one block, 0.94 in 8 blocks of 128, 0.92 in 8 of 64, 0.8
 """
 
 import dataclasses
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Literal, NamedTuple
 
@@ -26,7 +27,8 @@ import numpy as np
 from data.drawing import draw_texts, gather_texts, read_table
 from data.mixture import Mixture, Plan, plan_step, read_data_config
 from data.packing import DEFAULT_ROW_LENGTH, DEFAULT_ROW_RUNGS, PackedTexts, pack_blocks, with_rows
-from data.shards import DatasetReader, open_dataset, require_same_tokenizer
+from data.shards import DatasetReader, RecordReader, open_dataset, require_same_tokenizer
+from data.teacher_store import find_teacher, gather_embeddings, open_embeddings
 from data.tokenizer import load_tokenizer
 from data.views import TEXTS_PER_EXAMPLE, Views, check_view_rate, make_views
 
@@ -47,6 +49,7 @@ class LoaderConfig:
     hard_negatives: bool = True  # False: negatives are left out
     views: Views = "given"  # what is shown of an example (data/views.py)
     view_rate: float = 0.1  # the share of a text's tokens that a view lacks
+    teacher: str = ""  # fingerprint of the teacher whose embeddings are the targets (main.py teach); "": none
     verify: Literal["checksum", "size"] = "checksum"  # of the shards, on opening
     loader_threads: int = 2
     prefetch: int = 4  # batches
@@ -70,6 +73,9 @@ class Batch(NamedTuple):
     statistics: BatchStatistics
     texts_per_example: int  # K
     pad_id: int
+    # [p, n * m, d_t] float32, with --teacher: its embeddings of a block's texts in their order, zeros for empty slots;
+    # n = K, or n = 1 (the queries) where only the first texts were embedded.
+    targets: np.ndarray | None = None
 
 
 def make_loader(
@@ -81,7 +87,8 @@ def make_loader(
 
     Raises:
       ValueError: sizes that do not divide, an unknown dataset or a bad weight in data_config, shards of another
-        tokenizer than tokenizer_fingerprint names, damaged shards.
+        tokenizer than tokenizer_fingerprint names, damaged shards, a dataset without the teacher's embeddings. Later,
+        from the iterator: embeddings of other texts than those drawn.
     """
     source = BatchSource(config, process_index, process_count, tokenizer_fingerprint)
     options = grain.ReadOptions(num_threads=config.loader_threads, prefetch_buffer_size=config.prefetch)
@@ -112,6 +119,13 @@ class BatchSource:
             packing_blocks=config.packing_blocks,
             seed=config.seed,
         )
+        names = self._mixture.names
+        self._teacher = find_teacher(config.data_dir, names, config.teacher) if config.teacher else None
+        self._embeddings = [
+            open_embeddings(config.data_dir, name, config.teacher, config.verify) for name in names if self._teacher
+        ]
+        if self._teacher and self._teacher.texts == "first" and config.views == "given":
+            _require_no_sets(config, self._readers)
         self._blocks = config.packing_blocks // process_count
         self._first_block = process_index * self._blocks
 
@@ -122,7 +136,7 @@ class BatchSource:
         config, tokenizer = self._config, self._tokenizer
         plan = plan_step(self._mixture, step, self._first_block, self._blocks)
         texts_per_example = self._texts_per_example(plan)
-        table = read_table(self._read(plan))
+        table = read_table(self._read(self._readers, plan))
         if config.views == "given":
             places = draw_texts(table, plan.choices, texts_per_example)  # [K, p * m]
         else:
@@ -146,7 +160,25 @@ class BatchSource:
             truncated_texts=int(np.count_nonzero(texts.truncated)),
             datasets=self._dataset_counts(plan),
         )
-        return Batch(packed, rows_needed, statistics, texts_per_example, tokenizer.pad_id)
+        targets = self._targets(plan, places, texts.text_ids) if self._teacher else None
+        return Batch(packed, rows_needed, statistics, texts_per_example, tokenizer.pad_id, targets)
+
+    def _targets(self, plan: Plan, places: np.ndarray, text_ids: np.ndarray) -> np.ndarray:
+        """The teacher's embeddings [p, n * m, d_t] of the texts drawn: places [K, p * m], their ids [p * K * m]."""
+        n = 1 if self._teacher.texts == "first" else len(places)
+        examples = self._by_block(np.broadcast_to(np.arange(places.shape[1]), (n, places.shape[1])))
+        records = self._read(self._embeddings, plan)
+        found, targets = gather_embeddings(records, examples, self._by_block(places[:n]), self._teacher)
+        drawn = text_ids.reshape(self._blocks, len(places), -1)[:, :n].reshape(-1)
+        if (found != drawn).any():
+            wrong = np.argmax(found != drawn)
+            dataset, example = plan.datasets[examples[wrong]], plan.indices[examples[wrong]]
+            raise ValueError(
+                f"teacher {self._teacher.fingerprint} was shown another text than {self._config.data_dir}/"
+                f"{self._mixture.names[dataset]} has in example {example}: text ids {found[wrong]} and {drawn[wrong]}: "
+                "run `main.py teach` again"
+            )
+        return targets.reshape(self._blocks, -1, self._teacher.width)
 
     def _by_block(self, values: np.ndarray) -> np.ndarray:
         """[K, p * m] -> [p * K * m]: block by block, in each all queries, all positives, all negatives."""
@@ -159,13 +191,13 @@ class BatchSource:
         readers = self._readers if self._mixture.unit == "example" else [self._readers[plan.datasets[0]]]
         return 3 if self._config.hard_negatives and any(reader.has_negatives for reader in readers) else 2
 
-    def _read(self, plan: Plan) -> list[bytes]:
+    def _read(self, readers: Sequence[RecordReader], plan: Plan) -> list[bytes]:
         """The planned records, in their order, with one batched read for each dataset."""
         records = [b""] * len(plan.datasets)
         order = np.argsort(plan.datasets, kind="stable")
         names, starts = np.unique(plan.datasets[order], return_index=True)
         for dataset, slots in zip(names.tolist(), np.split(order, starts[1:])):
-            found = self._readers[dataset].read_records(plan.indices[slots].tolist())
+            found = readers[dataset].read_records(plan.indices[slots].tolist())
             for slot, record in zip(slots.tolist(), found):
                 records[slot] = record
         return records
@@ -212,6 +244,16 @@ def _open_readers(config: LoaderConfig, weights: dict[str, int], tokenizer_finge
                 f"and {config.data_dir}/{reader.name} stores {stored}: prepare with a larger --max_tokens_per_text"
             )
     return readers
+
+
+def _require_no_sets(config: LoaderConfig, readers: list[DatasetReader]) -> None:
+    """The query of a set is any of its texts, and only the first of them may have been embedded."""
+    for reader in readers:
+        if reader.kind == "set":
+            raise ValueError(
+                f"{config.data_dir}/{reader.name} holds sets, whose two texts are drawn from all, and teacher "
+                f"{config.teacher} has embedded the first of each alone: run `main.py teach --texts=all`"
+            )
 
 
 def _mean_tokens(reader: DatasetReader) -> float:

@@ -4,6 +4,7 @@
     DATA_DIR/tokenizer/                         tokenizer.json and what else the tokenizer's folder had
     DATA_DIR/<dataset name>/manifest.json       counts, kind, checksums of the source and of each shard, skipped lines
     DATA_DIR/<dataset name>/00000-of-00004.arrayrecord
+    DATA_DIR/<dataset name>/teacher-<fingerprint>/   a teacher's embeddings (data/teacher_store.py)
 
 A dataset's name is the path of its source file below --source_dir, as data_config.json writes it
 ("stackexchange/titles.jsonl.gz"). Shards are written once, uncompressed and with one record a chunk
@@ -188,8 +189,9 @@ def require_same_tokenizer(data_dir: str | Path, fingerprint: str) -> None:
         )
 
 
-def _verify_shard(path: Path, shard: dict, verify: str) -> None:
-    advice = "delete its folder and run `main.py prepare` again"
+def verify_shard(path: Path, shard: dict, verify: str, command: str = "prepare") -> None:
+    """Raises ValueError if the file is not what its manifest says; `command` is the one that writes it."""
+    advice = f"delete its folder and run `main.py {command}` again"
     if not path.exists():
         raise ValueError(f"{path} is missing: {advice}")
     size = path.stat().st_size
@@ -199,7 +201,7 @@ def _verify_shard(path: Path, shard: dict, verify: str) -> None:
         raise ValueError(f"{path} has CRC-32 {found}, its manifest says {shard['crc32']} (damaged): {advice}")
 
 
-def _allow_open_files(count: int) -> None:
+def allow_open_files(count: int) -> None:
     """Raises the soft limit on open files where `count` more would not fit (a mixture keeps every shard open)."""
     soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
     wanted = count + 512
@@ -208,15 +210,14 @@ def _allow_open_files(count: int) -> None:
         resource.setrlimit(resource.RLIMIT_NOFILE, (max(soft, limit), hard))
 
 
-class DatasetReader:
-    """Random access to the examples of one dataset; safe to share between threads."""
+class RecordReader:
+    """Random access to the records of a folder's shards; safe to share between threads."""
 
-    def __init__(self, data_dir: Path, manifest: dict):
-        self.name: str = manifest["name"]
-        self.kind: str = manifest["kind"]
-        self.has_negatives: bool = manifest["has_negatives"]
+    def __init__(self, name: str, folder: Path, manifest: dict, command: str = "prepare"):
+        self.name = name  # of the dataset
         self.manifest = manifest
-        self._paths = [Path(data_dir) / self.name / shard["file"] for shard in manifest["shards"]]
+        self._command = command  # that writes the shards
+        self._paths = [folder / shard["file"] for shard in manifest["shards"]]
         self._counts = [shard["records"] for shard in manifest["shards"]]
         self._ends = np.cumsum(self._counts).tolist()  # index of the first example after each shard
         self._readers: list[ArrayRecordReader | None] = [None] * len(self._paths)
@@ -224,10 +225,6 @@ class DatasetReader:
 
     def __len__(self) -> int:
         return self._ends[-1]
-
-    def read(self, indices: Sequence[int]) -> list[Example]:
-        """The examples of these indices, in their order. Many at a time: 10 us an example; one by one: 25 us."""
-        return [decode_record(record) for record in self.read_records(indices)]
 
     def read_records(self, indices: Sequence[int]) -> list[bytes]:
         """The undecoded records of these indices, in their order."""
@@ -244,7 +241,8 @@ class DatasetReader:
             try:
                 found = reader.read([indices[place] - first for place in shard_places])
             except RuntimeError as error:
-                raise ValueError(f"{self._paths[shard]} is damaged ({error}): run `main.py prepare` again") from error
+                path, command = self._paths[shard], self._command
+                raise ValueError(f"{path} is damaged ({error}): run `main.py {command}` again") from error
             for place, record in zip(shard_places, found):
                 records[place] = record
         return records
@@ -257,10 +255,23 @@ class DatasetReader:
                 if reader.num_records() != expected:
                     raise ValueError(
                         f"{path} has {reader.num_records()} readable records, its manifest says {expected} (damaged): "
-                        "delete its folder and run `main.py prepare` again"
+                        f"delete its folder and run `main.py {self._command}` again"
                     )
                 self._readers[shard] = reader
             return self._readers[shard]
+
+
+class DatasetReader(RecordReader):
+    """Random access to the examples of one dataset."""
+
+    def __init__(self, data_dir: Path, manifest: dict):
+        super().__init__(manifest["name"], Path(data_dir) / manifest["name"], manifest)
+        self.kind: str = manifest["kind"]
+        self.has_negatives: bool = manifest["has_negatives"]
+
+    def read(self, indices: Sequence[int]) -> list[Example]:
+        """The examples of these indices, in their order. Many at a time: 10 us an example; one by one: 25 us."""
+        return [decode_record(record) for record in self.read_records(indices)]
 
 
 def open_dataset(data_dir: str | Path, name: str, verify: Literal["checksum", "size"] = "checksum") -> DatasetReader:
@@ -271,6 +282,6 @@ def open_dataset(data_dir: str | Path, name: str, verify: Literal["checksum", "s
     """
     manifest = read_dataset_manifest(data_dir, name)
     for shard in manifest["shards"]:
-        _verify_shard(Path(data_dir) / name / shard["file"], shard, verify)
-    _allow_open_files(sum(dataset["shards"] for dataset in read_manifest(data_dir)["datasets"]))
+        verify_shard(Path(data_dir) / name / shard["file"], shard, verify)
+    allow_open_files(sum(dataset["shards"] for dataset in read_manifest(data_dir)["datasets"]))
     return DatasetReader(Path(data_dir), manifest)

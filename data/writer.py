@@ -6,11 +6,12 @@ dataset folder that exists is finished, whenever the process was killed.
 
 import collections
 import contextlib
+import itertools
 import multiprocessing
 import os
 import shutil
 import threading
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import NamedTuple
 
@@ -74,11 +75,10 @@ def tokenise_in_worker(block: Block) -> TokenisedBlock:
     return tokenise_block(block, _worker_tokenizer)
 
 
-def tokenise_block(block: Block, tokenizer: TextTokenizer) -> TokenisedBlock:
-    """Parses and tokenises the lines of a block; a bad line is named and left out."""
-    lines = split_lines(block.lines)
+def parse_block(block: Block) -> tuple[list[tuple[int, RawExample]], list[tuple[int, str]]]:
+    """(line number, example) of the good lines, (line number, reason) of the bad ones."""
     numbered, bad_lines = [], []
-    for number, line in enumerate(lines, start=block.first_line):
+    for number, line in enumerate(split_lines(block.lines), start=block.first_line):
         try:
             raw = parse_line(line, block.syntax)
             if raw.file_kind != block.file_kind:
@@ -86,6 +86,13 @@ def tokenise_block(block: Block, tokenizer: TextTokenizer) -> TokenisedBlock:
             numbered.append((number, raw))
         except BadLine as reason:
             bad_lines.append((number, str(reason)))
+    return numbered, bad_lines
+
+
+def tokenise_block(block: Block, tokenizer: TextTokenizer) -> TokenisedBlock:
+    """Parses and tokenises the lines of a block; a bad line, or one of a text without tokens, is named and left out."""
+    numbered, bad_lines = parse_block(block)
+    num_lines = len(numbered) + len(bad_lines)
     tokens = iter(tokenizer.encode([text for _, raw in numbered for text in raw.texts]))
     dtype = token_dtype(tokenizer.vocab_size)
     records, lengths = [], []
@@ -97,7 +104,7 @@ def tokenise_block(block: Block, tokenizer: TextTokenizer) -> TokenisedBlock:
             continue
         records.append(encode_record(_example(raw, text_tokens, dtype, block.max_tokens)))
         lengths.extend(text_lengths)
-    return TokenisedBlock(records, len(lines), sorted(bad_lines), np.array(lengths, np.int32))
+    return TokenisedBlock(records, num_lines, sorted(bad_lines), np.array(lengths, np.int32))
 
 
 def _example(raw: RawExample, tokens: list[np.ndarray], dtype: np.dtype, max_tokens: int) -> Example:
@@ -132,6 +139,47 @@ def _first_kind(lines: bytes, syntax: str) -> str | None:
     return None
 
 
+class ShardWriter:
+    """Writes records to the shards of a folder; sizes says how many each takes, the last may get fewer."""
+
+    def __init__(self, folder: Path, sizes: Iterable[int]):
+        self.folder = folder
+        self.shard_records: list[int] = []
+        self._sizes = iter(sizes)
+        self._size = 0
+        self._writer = None
+
+    def write(self, record: bytes) -> None:
+        if self._writer is None:
+            self._writer = open_writer(self.folder / f"{len(self.shard_records):05d}")
+            self._size = next(self._sizes)
+            self.shard_records.append(0)
+        self._writer.write(record)
+        self.shard_records[-1] += 1
+        if self.shard_records[-1] == self._size:
+            self._close_shard()
+
+    def _close_shard(self) -> None:
+        if self._writer is not None:
+            self._writer.close()
+            self._writer = None
+
+    def finish(self) -> list[dict]:
+        """Closes the last shard and gives all of them their names. Returns what a manifest says of each."""
+        self._close_shard()
+        shards = []
+        for index, records in enumerate(self.shard_records):
+            path = self.folder / shard_name(index, len(self.shard_records))
+            os.rename(self.folder / f"{index:05d}", path)
+            written = ArrayRecordReader(os.fspath(path)).num_records()
+            if written != records:
+                raise OSError(f"{path}: {records} records were written and {written} can be read")
+            shards.append({
+                "file": path.name, "records": records, "bytes": path.stat().st_size, "crc32": checksum(path),
+            })
+        return shards
+
+
 class DatasetWriter:
     """Writes the tokenised blocks of one file, in their order, as shards and a manifest."""
 
@@ -140,17 +188,14 @@ class DatasetWriter:
         self.source = source
         self.final_folder = data_dir / name
         self.folder = data_dir / f"{name}.partial"
-        self.records_per_shard = records_per_shard
         self.file_kind: str | None = None
         self.num_lines = 0
         self.reasons: collections.Counter[str] = collections.Counter()
         self.bad_lines: list[tuple[int, str]] = []
         self.length_counts = np.zeros(len(LENGTH_EDGES), np.int64)
         self.num_texts = self.num_tokens = self.truncated_texts = 0
-        self.shard_records: list[int] = []
-        self._writer = None
-        shutil.rmtree(self.folder, ignore_errors=True)  # of a run that was killed
-        self.folder.mkdir(parents=True)
+        self._shards = ShardWriter(self.folder, itertools.repeat(records_per_shard))
+        new_partial(self.folder)
 
     def add(self, block: Block, result: TokenisedBlock) -> None:
         self.file_kind = block.file_kind
@@ -164,27 +209,13 @@ class DatasetWriter:
         self.length_counts += np.bincount(bins, minlength=len(LENGTH_EDGES))
         with named_write_errors(self.folder):
             for record in result.records:
-                self._write(record)
-
-    def _write(self, record: bytes) -> None:
-        if self._writer is None:
-            self._writer = open_writer(self.folder / f"{len(self.shard_records):05d}")
-            self.shard_records.append(0)
-        self._writer.write(record)
-        self.shard_records[-1] += 1
-        if self.shard_records[-1] == self.records_per_shard:
-            self._close_shard()
-
-    def _close_shard(self) -> None:
-        if self._writer is not None:
-            self._writer.close()
-            self._writer = None
+                self._shards.write(record)
 
     def require_few_bad_lines(self, max_bad_share: float) -> None:
         """Raises if the file has no good line, or a larger share of bad ones than is allowed."""
         bad = self.reasons.total()
         named = "; ".join(f"{self.source.path}:{number}: {reason}" for number, reason in self.bad_lines[:3])
-        if not self.shard_records:
+        if not self._shards.shard_records:
             raise ValueError(f"{self.source.path}: no example in {self.num_lines} lines: {named or 'a header alone'}")
         if bad > max_bad_share * self.num_lines:
             raise ValueError(
@@ -195,13 +226,13 @@ class DatasetWriter:
     def finish(self, tokenizer_fingerprint: str, options: dict) -> dict:
         """Closes the shards, writes the manifest and gives the folder its name. Returns the manifest."""
         with named_write_errors(self.folder):
-            self._close_shard()
+            shards = self._shards.finish()
             manifest = {
                 "format": FORMAT_VERSION,
                 "name": self.name,
                 "kind": self.file_kind.split()[0],
                 "has_negatives": self.file_kind in ("triplet", "lists with negatives"),
-                "examples": sum(self.shard_records),
+                "examples": sum(shard["records"] for shard in shards),
                 "lines": self.num_lines,
                 "texts": self.num_texts,
                 "tokens": self.num_tokens,
@@ -216,26 +247,24 @@ class DatasetWriter:
                 "source": source_state(self.source.path) | {"crc32": f"{self.source.crc32:08x}"},
                 "tokenizer": tokenizer_fingerprint,
                 "options": options,
-                "shards": self._name_shards(),
+                "shards": shards,
             }
             write_json(self.folder / "manifest.json", manifest)
-            if self.final_folder.exists():  # of another state of the source, or with other options
-                shutil.rmtree(self.final_folder)
-            os.rename(self.folder, self.final_folder)
+            replace_folder(self.final_folder, self.folder)
         return manifest
 
-    def _name_shards(self) -> list[dict]:
-        shards = []
-        for index, records in enumerate(self.shard_records):
-            path = self.folder / shard_name(index, len(self.shard_records))
-            os.rename(self.folder / f"{index:05d}", path)
-            written = ArrayRecordReader(os.fspath(path)).num_records()
-            if written != records:
-                raise OSError(f"{path}: {records} records were written and {written} can be read")
-            shards.append({
-                "file": path.name, "records": records, "bytes": path.stat().st_size, "crc32": checksum(path),
-            })
-        return shards
+
+def new_partial(folder: Path) -> None:
+    """An empty folder, whatever a run that was killed has left there."""
+    shutil.rmtree(folder, ignore_errors=True)
+    folder.mkdir(parents=True)
+
+
+def replace_folder(final: Path, partial: Path) -> None:
+    """Gives the partial folder its final name, in place of one of another state of the source or other options."""
+    if final.exists():
+        shutil.rmtree(final)
+    os.rename(partial, final)
 
 
 @contextlib.contextmanager
