@@ -37,7 +37,7 @@ from model.names import flatten
 from model.parameters import Tree
 from model.weights import load_model
 
-WINDOW_TEXTS = 1 << 15  # embedded at once; a window's embeddings are in memory: 128 MiB of width 1024
+WINDOW_TEXTS = 1 << 14  # embedded at once; a window's embeddings are in memory: 64 MiB of width 1024
 
 
 @dataclasses.dataclass(frozen=True)
