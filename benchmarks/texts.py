@@ -71,6 +71,28 @@ def prepare(pairs_by_dataset: dict[str, Pairs], tokenizer: str, folder: pathlib.
     return data_dir
 
 
+def distinct_sentences(pairs_by_dataset: dict[str, Pairs], longest: int, left_out: set[str], seed: int) -> list[str]:
+    """The distinct texts of one line and at most `longest` characters that are not left out, in a random order."""
+    texts = {text for pairs in pairs_by_dataset.values() for pair in pairs for text in pair}
+    kept = sorted(text for text in texts - left_out if len(text) <= longest and len(text.splitlines()) == 1)
+    return [kept[row] for row in np.random.default_rng(seed).permutation(len(kept))]
+
+
+def prepare_lines(lines: list[str], tokenizer: str, folder: pathlib.Path, name: str, *options: str) -> pathlib.Path:
+    """Shards of the file folder/source/name of these lines, by `main.py prepare`; returns the folder to train on."""
+    source, data_dir = folder / "source", folder / "data"
+    source.mkdir(parents=True)
+    (source / name).write_text("".join(line + "\n" for line in lines), encoding="utf-8")
+    run_main("prepare", f"--source_dir={source}", f"--tokenizer={tokenizer}", f"--data_dir={data_dir}", *options)
+    return data_dir
+
+
+def logged_scores(workdir: pathlib.Path) -> dict[int, dict[str, float]]:
+    """{step: scores} of the evaluations that a run has logged."""
+    lines = [json.loads(line) for line in (workdir / "metrics.jsonl").read_text().splitlines()]
+    return {line["step"]: line for line in lines if "loss" not in line}
+
+
 def run_main(*arguments: str) -> None:
     """Runs `main.py ARGUMENTS`; ValueError with the end of its stderr if it fails."""
     done = subprocess.run(

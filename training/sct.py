@@ -71,9 +71,12 @@ def sct_objective(
                      momentum=momentum)
 
 
-def teacher_objective(width: int, teacher_width: int, global_batch_size: int, options: QueueOptions) -> Objective:
+def teacher_objective(
+    width: int, teacher_width: int, global_batch_size: int, options: QueueOptions, views_of_one_text: bool = False
+) -> Objective:
     """L_CD: the same loss with the teacher's embeddings as references, and queues of them.
 
+    Where the views are changed copies of one text, the teacher's embedding of that text is the reference of both.
     Raises ValueError where student and teacher have different widths.
     """
     if width != teacher_width:
@@ -82,11 +85,12 @@ def teacher_objective(width: int, teacher_width: int, global_batch_size: int, op
 
     def loss(parameters, memory, embedded: Embedded):
         views = normalize(split_texts(embedded.embeddings, embedded.texts_per_example))
-        if embedded.targets.shape[1] != embedded.embeddings.shape[1]:
-            raise ValueError(f"the loss compares both views with the teacher's embeddings of each, and there are "
-                             f"{embedded.targets.shape[1]} of {embedded.embeddings.shape[1]} texts a block: run "
-                             "`main.py teach` with --texts=all")
-        references = normalize(split_texts(embedded.targets, embedded.texts_per_example))
+        stored = embedded.texts_per_example * embedded.targets.shape[1] // embedded.embeddings.shape[1]
+        if stored == 1 and not views_of_one_text:
+            raise ValueError("cross-view distillation takes the teacher's embeddings of both views, and those of each "
+                             "example's first text are stored: run `main.py teach` with --texts=all")
+        references = normalize(split_texts(embedded.targets, stored))
+        references = jnp.broadcast_to(references, views.shape)
         share, similarity, queues = cross_view_loss(views, references, memory["teacher_queues"], embedded.step, options)
         sums = {"cd_loss": share, "teacher_similarity": similarity}
         return share, (sums, memory | {"teacher_queues": queues})

@@ -224,7 +224,7 @@ def make_objective(
         return sct()
     if config.objective == "mse":
         return mse_objective(width, teacher.width, normalize_teacher=config.normalize_teacher, projection=projection)
-    distilled = teacher_objective(width, teacher.width, batch_size, queue)
+    distilled = teacher_objective(width, teacher.width, batch_size, queue, views_of_one_text=config.views != "given")
     return add_objectives(sct(), distilled) if config.objective == "sct_cd" else distilled
 
 
