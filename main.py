@@ -19,11 +19,13 @@ COMMANDS = {
     "teach": ("training.teach", "TeachConfig", "teach"),
     "train": ("training.train", "TrainConfig", "train"),
     "distill": ("training.distill", "DistillConfig", "distill"),
+    "sweep": ("training.sweep", "SweepConfig", "sweep"),
     "evaluate": ("evaluation.evaluate", "EvaluateConfig", "evaluate"),
     "embed": ("model.inference", "EmbedConfig", "embed"),
     "convert": ("model.convert", "ConvertConfig", "convert"),
     "export": ("model.export", "ExportConfig", "export"),
 }
+TAKES_OTHERS = ("sweep",)  # commands whose function also takes the arguments that are none of their own flags
 
 
 def usage() -> str:
@@ -46,7 +48,7 @@ def main(argv: list[str]) -> int:
     module = importlib.import_module(module_name)
     config_type = getattr(module, config_name)
     define_flags(config_type)
-    function = getattr(module, function_name)
+    function, takes_others = getattr(module, function_name), command in TAKES_OTHERS
 
     if {"--help", "-h"} & set(argv):
         print(f"python main.py {command} [--flag=value ...]\n\n{module.__doc__}\n{flags.FLAGS.main_module_help()}")
@@ -54,18 +56,22 @@ def main(argv: list[str]) -> int:
 
     def parse(arguments: list[str]) -> list[str]:
         try:
-            remaining = flags.FLAGS(arguments)
-            if len(remaining) > 1:
+            remaining = flags.FLAGS(arguments, known_only=takes_others)
+            if len(remaining) > 1 and not takes_others:
                 raise flags.Error(f"not a flag: {remaining[1]!r}")
         except flags.Error as error:
             print(f"main.py {command}: {error}", file=sys.stderr)
             sys.exit(2)
         return remaining
 
-    def run(_) -> int:
+    def run(remaining: list[str]) -> int:
         quiet_libraries()
         try:
-            return function(config_from_flags(config_type)) or 0
+            config = config_from_flags(config_type)
+            return (function(config, remaining[1:]) if takes_others else function(config)) or 0
+        except flags.Error as error:
+            print(f"main.py {command}: {error}", file=sys.stderr)
+            return 2
         except (ValueError, OSError, FloatingPointError) as error:
             print(f"main.py {command}: {error}", file=sys.stderr)
             return 1

@@ -1,6 +1,7 @@
-"""Score a model: STS Spearman and held-out retrieval, all x 100."""
+"""Score a model: STS Spearman, held-out retrieval and translations, all x 100."""
 
 import dataclasses
+import functools
 import json
 import pathlib
 from typing import Literal
@@ -8,6 +9,7 @@ from typing import Literal
 from evaluation.lines import numbered_lines
 from evaluation.retrieval import evaluate_pairs, read_pairs
 from evaluation.sts import STS_COLUMNS, EncodeFunction, evaluate_sts, read_sts
+from evaluation.translation import ParallelTexts, evaluate_translations, read_parallel
 from flags import REQUIRED, flag
 
 TASK_FILES = {"sickr": "sick"}  # tasks whose file has another name
@@ -21,6 +23,10 @@ class EvaluateConfig:
     data_dir: str = flag("", "folder of the STS files (TASK.tsv or .tsv.gz), or the folder above it if that is eval/")
     split: str = flag("test", "split of the STS files")
     pairs: tuple[str, ...] = flag((), "files of held-out pairs (.jsonl.gz), comma-separated: score retrieval in each")
+    parallel: tuple[str, ...] = flag((), "files of translations (.tsv, .tsv.gz; header: source language, others), "
+                                         "comma-separated: translation accuracy in each language")
+    teacher: str = flag("", "MODEL: also the mean squared error of the model's embeddings of the translations against "
+                            "the teacher's of their sources, both before normalisation")
     output: str = flag("", "results.json to write: a list of {task, split, metric, value, n}")
     dtype: Literal["float32", "bfloat16"] = flag("float32", "dtype of activations and matrix products")
 
@@ -58,34 +64,54 @@ def score_retrieval(encode: EncodeFunction, path: str) -> list[dict]:
     ]
 
 
+def score_translations(
+    encode: EncodeFunction, name: str, parallel: ParallelTexts, teacher: EncodeFunction | None
+) -> list[dict]:
+    results = []
+    for language, scores in evaluate_translations(encode, parallel, teacher).items():
+        task = f"{name}:{language}"
+        results.append(_result(task, "heldout", "translation_accuracy", scores.accuracy, scores.rows))
+        if scores.mse is not None:
+            results.append(_result(task, "heldout", "mse", scores.mse, scores.rows))
+    return results
+
+
 def _result(task: str, split: str, metric: str, value: float, n: int) -> dict:
     return {"task": task, "split": split, "metric": metric, "value": 100 * value, "n": n}
 
 
 def print_table(results: list[dict]) -> None:
-    width = max(len(result["task"]) for result in results)
-    print(f"{'task':{width}s}  split    metric           {'n':>6s}   x 100")
+    task_width, metric_width = (max(len(result[name]) for result in results) for name in ("task", "metric"))
+    print(f"{'task':{task_width}s}  split    {'metric':{metric_width}s}  {'n':>6s}    x 100")
     for result in results:
-        print(f"{result['task']:{width}s}  {result['split']:7s}  {result['metric']:15s}  {result['n']:6d}  "
-              f"{result['value']:6.2f}")
+        decimals = 4 if result["metric"] == "mse" else 2
+        print(f"{result['task']:{task_width}s}  {result['split']:7s}  {result['metric']:{metric_width}s}  "
+              f"{result['n']:6d}  {result['value']:7.{decimals}f}")
 
 
 def evaluate(config: EvaluateConfig) -> None:
     """Scores the model on every task, prints a table and writes results.json. Bad flags and files fail before that."""
-    if not config.suite and not config.pairs:
-        raise ValueError("nothing to score: give --suite=stsb,... with --data_dir=DIR, or --pairs=FILE")
+    if not config.suite and not config.pairs and not config.parallel:
+        raise ValueError("nothing to score: give --suite=stsb,... with --data_dir=DIR, --pairs=FILE or --parallel=FILE")
+    if config.teacher and not config.parallel:
+        raise ValueError(f"--teacher={config.teacher} is compared with on translations: give --parallel=FILE")
     files = sts_files(config.data_dir) if config.suite else {}
     for task in config.suite:
         if task not in files:
             known = ", ".join(files) or "no STS files"
             raise ValueError(f"--suite={task} is unknown; --data_dir={config.data_dir} has {known}")
         read_sts(files[task], config.split)
+    parallels = [(pathlib.Path(path).name.split(".tsv")[0], read_parallel(path)) for path in config.parallel]
 
     from model.inference import Encoder  # JAX starts only once the flags make sense
 
-    encode = Encoder.load(config.model, dtype=config.dtype).encode
+    encode, teacher = Encoder.load(config.model, dtype=config.dtype).encode, None
+    if config.teacher:
+        teacher = functools.partial(Encoder.load(config.teacher, dtype=config.dtype).encode, normalize=False)
     results = [line for task in config.suite for line in score_sts(encode, task, files[task], config.split)]
     results += [line for path in config.pairs for line in score_retrieval(encode, path)]
+    for name, texts in parallels:
+        results += score_translations(functools.partial(encode, normalize=False), name, texts, teacher)
     print_table(results)
     if config.output:
         output = pathlib.Path(config.output)

@@ -1,0 +1,187 @@
+import gzip
+import json
+import sys
+import types
+
+import numpy as np
+import pytest
+import scipy.stats
+
+from evaluation.evaluate import EvaluateConfig, evaluate
+from evaluation.sts import evaluate_sts, read_sts
+from evaluation.translation import ParallelTexts, evaluate_translations, mean_squared_error, read_parallel
+
+
+def write(path, *lines):
+    text = "".join(line + "\n" for line in lines).encode()
+    path.write_bytes(gzip.compress(text) if path.suffix == ".gz" else text)
+    return path
+
+
+def lookup(rows):
+    return lambda texts: np.array([rows[text] for text in texts])
+
+
+def loop_scores(sources, targets, teacher):
+    """(accuracy, mean squared error x 100) one number after the other, in float64."""
+    def cosine(a, b):
+        return sum(x * y for x, y in zip(a, b)) / (sum(x * x for x in a) * sum(y * y for y in b)) ** 0.5
+
+    rows = range(len(sources))
+    forth = [max(rows, key=lambda j, i=i: cosine(sources[i], targets[j])) == i for i in rows]
+    back = [max(rows, key=lambda j, i=i: cosine(targets[i], sources[j])) == i for i in rows]
+    squares = [(x - y) ** 2 for a, b in zip(teacher, targets) for x, y in zip(a, b)]
+    return (sum(forth) + sum(back)) / (2 * len(rows)), 100 * sum(squares) / len(squares)
+
+
+@pytest.mark.parametrize("seed", range(4))
+def test_scores_equal_a_float64_loop_over_the_rows_of_each_language(seed):
+    generator = np.random.default_rng(seed)
+    n, d = 60, 5
+    source, noise = generator.normal(size=(n, d)), generator.normal(size=(2, n, d))
+    student = {f"en {i}": 3 * source[i] for i in range(n)}
+    student |= {f"de {i}": source[i] + noise[0, i] / 3 for i in range(n)}
+    student |= {f"fr {i}": source[i] + 2 * noise[1, i] for i in range(n)}
+    teacher = {f"en {i}": row for i, row in enumerate(generator.normal(size=(n, d)))}
+    has_french = generator.random(n) < 0.5
+    parallel = ParallelTexts("en", [f"en {i}" for i in range(n)], {
+        "de": [f"de {i}" for i in range(n)], "fr": [f"fr {i}" if has_french[i] else "" for i in range(n)]})
+    scores = evaluate_translations(lookup(student), parallel, lookup(teacher))
+    assert list(scores) == ["de", "fr"]
+    for language, rows in (("de", range(n)), ("fr", np.flatnonzero(has_french))):
+        expected = loop_scores([student[f"en {i}"] for i in rows], [student[f"{language} {i}"] for i in rows],
+                               [teacher[f"en {i}"] for i in rows])
+        result = scores[language]
+        assert (result.accuracy, 100 * result.mse) == (pytest.approx(expected[0]), pytest.approx(expected[1], rel=1e-6))
+        assert result.accuracy == (result.source_to_target + result.target_to_source) / 2
+        assert result.rows == len(rows)
+    assert 0.02 < scores["fr"].accuracy < scores["de"].accuracy < 1
+    alone = evaluate_translations(lookup(student), parallel)["de"]
+    assert alone == scores["de"]._replace(mse=None)
+
+
+def test_equal_texts_are_one_candidate_and_other_ties_are_wrong():
+    rows = {"yes": [1, 0], "sure": [1, 0.1], "no": [0, 1], "ja": [1, 0.02], "nein": [0, 1]}
+    parallel = ParallelTexts("en", ["yes", "sure", "no"], {"de": ["ja", "ja", "nein"]})
+    scores = evaluate_translations(lookup(rows), parallel)["de"]
+    assert scores.source_to_target == 1  # "ja" is the nearest text, in whatever row
+    assert scores.target_to_source == pytest.approx(2 / 3)  # the "ja" of "sure" finds "yes"
+    constant = evaluate_translations(lambda texts: np.ones((len(texts), 2)), parallel)["de"]
+    assert (constant.source_to_target, constant.target_to_source) == (0, 0)
+
+
+def test_mean_squared_error():
+    generator = np.random.default_rng(0)
+    target, embeddings = generator.normal(size=(2, 40, 7)).astype(np.float32)
+    expected = ((target.astype(np.float64) - embeddings) ** 2).sum() / 280
+    assert mean_squared_error(target, embeddings) == pytest.approx(expected, rel=1e-12)
+    with pytest.raises(ValueError, match=r"the teacher's embeddings are \(40, 7\), the student's \(40, 6\)"):
+        mean_squared_error(target, embeddings[:, :6])
+
+
+def test_an_encoder_that_is_broken_is_named():
+    parallel = ParallelTexts("en", ["a", "b"], {"de": ["c", "d"]})
+    with pytest.raises(ValueError, match="2 of 2 embeddings are not finite, first that of 'a'"):
+        evaluate_translations(lambda texts: np.full((len(texts), 2), np.nan), parallel)
+
+
+@pytest.mark.parametrize("name", ["a.tsv", "a.tsv.gz"])
+def test_read_parallel(tmp_path, name):
+    path = write(tmp_path / name, "en\tde\tzh\r", 'A "b\tC\u2028d\t你好', " E \t \tF\r", "G\tH\t")
+    texts = read_parallel(path)
+    assert texts == ParallelTexts("en", ['A "b', "E", "G"], {"de": ["C\u2028d", "", "H"], "zh": ["你好", "F", ""]})
+    assert read_parallel(path, ["zh"]) == texts._replace(translations={"zh": ["你好", "F", ""]})
+
+
+@pytest.mark.parametrize("lines, message", [
+    ((), "a.tsv:1: the header must name two or more different languages; it has"),
+    (("en",), "a.tsv:1: the header must name two or more different languages; it has en"),
+    (("en\tde\tde",), "a.tsv:1: the header must name two or more different languages; it has en, de, de"),
+    (("en\t\tde",), "a.tsv:1: the header must name two or more different languages"),
+    (("en\tde", "A\tB", "A"), "a.tsv:3: 1 tab-separated columns, but the header has 2"),
+    (("en\tde", "A\tB\tC"), "a.tsv:2: 3 tab-separated columns, but the header has 2"),
+    (("en\tde", " \tB"), "a.tsv:2: the text in en, the source language, is empty"),
+    (("en\tde\tfr", "A\t\t "), "a.tsv:2: no translation"),
+    (("en\tde\tfr", "A\tB\t", "C\tD\t"), "a.tsv has no row in fr; it has 2 in de, 0 in fr"),
+    (("en\tde",), "a.tsv has no row in de; it has 0 in de"),
+])
+def test_read_parallel_names_what_is_wrong(tmp_path, lines, message):
+    with pytest.raises(ValueError, match=message):
+        read_parallel(write(tmp_path / "a.tsv", *lines))
+
+
+def test_a_language_without_a_column_and_a_file_that_is_not_utf8(tmp_path):
+    path = write(tmp_path / "a.tsv", "en\tde", "A\tB")
+    with pytest.raises(ValueError, match="has no row in xx; it has 1 in de"):
+        read_parallel(path, ["de", "xx"])
+    path.write_bytes(b"en\tde\nA\tB\xff\n")
+    with pytest.raises(ValueError, match=r"a.tsv:2: not UTF-8"):
+        read_parallel(path)
+
+
+@pytest.fixture
+def data_dir(tmp_path, monkeypatch):
+    """Parallel texts and cross-lingual STS of the angles in their texts; model.inference is replaced by directions."""
+
+    class Encoder:
+        def __init__(self, length):
+            self.length = length
+
+        @classmethod
+        def load(cls, model, dtype):
+            return cls({"some/student": 2.0, "some/teacher": 3.0}[model])
+
+        def encode(self, texts, normalize=True):
+            angles = np.radians([float(text.removeprefix("de ")) for text in texts])
+            return (1.0 if normalize else self.length) * np.stack([np.cos(angles), np.sin(angles)], axis=1)
+
+    monkeypatch.setitem(sys.modules, "model.inference", types.SimpleNamespace(Encoder=Encoder))
+    write(tmp_path / "dev.tsv.gz", "en\tde\tfr", "0\tde 10\t80", "50\tde 60\t", "90\tde 80\t10")
+    angles = [f"0\tde {angle}\t{5 - angle / 20}\ttest" for angle in range(0, 100, 10)]
+    write(tmp_path / "stsb_en-de.tsv", "sentence1\tsentence2\tscore\tsplit", *angles)
+    return tmp_path
+
+
+def test_evaluate_scores_translations_and_cross_lingual_sts(data_dir, capsys):
+    output = data_dir / "results.json"
+    config = EvaluateConfig(model="some/student", parallel=(str(data_dir / "dev.tsv.gz"),), suite=("stsb_en-de",),
+                            data_dir=str(data_dir), output=str(output))
+    evaluate(config)
+    expected = [
+        ["stsb_en-de", "test", "cosine_spearman", pytest.approx(100), 10],
+        ["dev:de", "heldout", "translation_accuracy", 100, 3],
+        ["dev:fr", "heldout", "translation_accuracy", 0, 2],
+    ]
+    assert [list(result.values()) for result in json.loads(output.read_text())] == expected
+    evaluate(EvaluateConfig(model="some/student", parallel=config.parallel, teacher="some/teacher", output=str(output)))
+
+    def squared(degrees):  # distance of lengths 2 and 3, over two dimensions
+        return (2 ** 2 + 3 ** 2 - 2 * 2 * 3 * np.cos(np.radians(degrees))) / 2
+
+    expected = [expected[1], ["dev:de", "heldout", "mse", pytest.approx(100 * squared(10), rel=1e-5), 3],
+                expected[2], ["dev:fr", "heldout", "mse", pytest.approx(100 * squared(80), rel=1e-5), 2]]
+    assert [list(result.values()) for result in json.loads(output.read_text())] == expected
+    mse = json.loads(output.read_text())[1]["value"]
+    assert f"{mse:.4f}" in capsys.readouterr().out
+
+
+def test_cross_lingual_sts_is_the_rank_correlation_of_cosines(tmp_path):
+    generator = np.random.default_rng(1)
+    n = 40
+    english, german, human = generator.normal(size=(n, 6)), generator.normal(size=(n, 6)), generator.integers(6, size=n)
+    rows = [f"e{i}\tg{i}\t{score}\ttest" for i, score in enumerate(human)]
+    pairs = read_sts(write(tmp_path / "a.tsv", "sentence1\tsentence2\tscore\tsplit", *rows), "test")
+    encode = lookup({f"e{i}": english[i] for i in range(n)} | {f"g{i}": german[i] for i in range(n)})
+    cosines = (english * german).sum(1) / np.linalg.norm(english, axis=1) / np.linalg.norm(german, axis=1)
+    assert evaluate_sts(encode, pairs).spearman == pytest.approx(
+        scipy.stats.spearmanr(cosines, human).statistic, abs=1e-9)
+
+
+@pytest.mark.parametrize("options, message", [
+    ({"teacher": "some/teacher"}, "nothing to score"),
+    ({"teacher": "some/teacher", "pairs": ("p.jsonl",)}, "--teacher=some/teacher is compared with on translations"),
+    ({"parallel": ("missing.tsv",)}, "missing.tsv"),
+])
+def test_flags_that_do_not_fit(data_dir, options, message):
+    with pytest.raises((ValueError, OSError), match=message):
+        evaluate(EvaluateConfig(model="some/student", **options))
