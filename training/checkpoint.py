@@ -23,6 +23,16 @@ class Progress(NamedTuple):
     best_step: int | None
 
 
+def has_checkpoint(folder: str | os.PathLike) -> bool:
+    """Whether there is a finished checkpoint to resume from."""
+    return _path(folder).exists() and any(child.name.isdecimal() for child in _path(folder).iterdir())
+
+
+def _path(folder: str | os.PathLike) -> epath.Path:
+    address = str(folder)
+    return epath.Path(address if "://" in address else os.path.abspath(address))
+
+
 class Checkpointer:
     """Saves and restores a run in `folder`, a path or a bucket's address.
 
@@ -32,8 +42,7 @@ class Checkpointer:
     """
 
     def __init__(self, folder: str | os.PathLike, identity: dict, keep: int):
-        address = str(folder)
-        self._folder = epath.Path(address if "://" in address else os.path.abspath(address))
+        self._folder = _path(folder)
         self._identity = identity
         self._manager = ocp.CheckpointManager(
             self._folder,

@@ -95,7 +95,7 @@ class TrainConfig:
     eval_split: str = flag("dev", "split of --eval_sts")
     eval_pairs: str = flag("", "held-out pairs (.jsonl.gz): accuracy@1 and MRR@10 among all of them are logged")
     select: str = flag("", "score that selects the export; empty: the first there is of sts_spearman, heldout_mrr@10, "
-                           "teacher_mse")
+                           "translation_accuracy, teacher_mse")
     patience_epochs: float = flag(0.0, "stop after so many epochs without a better selected score; 0: never")
     eval_every: int = flag(1000, "steps between evaluations")
     checkpoint_every: int = flag(1000, "steps between checkpoints")
@@ -126,3 +126,5 @@ class DistillConfig(TrainConfig):
     teacher_pca: int = flag(0, "mse: principal axes that the teacher's embeddings are projected on; 0: no projection")
     pca_sample: int = flag(40_000, "embeddings that the principal axes are fitted on")
     eval_teacher: str = flag("", "held-out texts, one a line: teacher_mse, the mean squared error x 100, is logged")
+    eval_parallel: str = flag("", "held-out translations (.tsv with a header of languages): accuracy and mean squared "
+                                  "error x 100 are logged for each language")

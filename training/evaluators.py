@@ -13,10 +13,12 @@ import numpy as np
 from evaluation.bootstrap import bootstrap_mrr, bootstrap_spearman
 from evaluation.retrieval import evaluate_pairs, read_pairs
 from evaluation.sts import EncodeFunction, evaluate_sts, read_sts
+from evaluation.translation import evaluate_translations, read_parallel
 from model.inference import read_lines
-from training.config import TrainConfig
+from training.config import DistillConfig, TrainConfig
 
-SELECTED = ("sts_spearman", "heldout_mrr@10", "teacher_mse")  # the first that is measured selects the exported model
+# The first of them that is measured selects the exported model.
+SELECTED = ("sts_spearman", "heldout_mrr@10", "translation_accuracy", "teacher_mse")
 LOWER_IS_BETTER = ("teacher_mse",)
 
 
@@ -33,8 +35,11 @@ def make_evaluator(config: TrainConfig) -> Callable[[EncodeFunction, TargetFunct
     """Reads the evaluation files that the flags name, once. Raises ValueError for a --select that is not measured."""
     sts_pairs = read_sts(config.eval_sts, config.eval_split) if config.eval_sts else []
     heldout = read_pairs(config.eval_pairs) if config.eval_pairs else []
-    taught = read_lines(config.eval_teacher) if getattr(config, "eval_teacher", "") else []
-    measured = [name for name, is_there in zip(SELECTED, (sts_pairs, heldout, taught)) if is_there]
+    taught, parallel = [], None
+    if isinstance(config, DistillConfig):
+        taught = read_lines(config.eval_teacher) if config.eval_teacher else []
+        parallel = read_parallel(config.eval_parallel) if config.eval_parallel else None
+    measured = [name for name, is_there in zip(SELECTED, (sts_pairs, heldout, parallel, taught)) if is_there]
     if config.select and config.select not in measured:
         raise ValueError(f"--select={config.select} is not measured: the evaluation flags give "
                          f"{', '.join(measured) or 'nothing'}")
@@ -52,6 +57,12 @@ def make_evaluator(config: TrainConfig) -> Callable[[EncodeFunction, TargetFunct
             retrieval = evaluate_pairs(encode, heldout)
             scores |= {"heldout_accuracy@1": retrieval.accuracy_at_1, "heldout_mrr@10": retrieval.mrr_at_10}
             details["heldout_ranks"] = retrieval.ranks
+        if parallel:
+            by_language = evaluate_translations(encode, parallel, targets)
+            scores["translation_accuracy"] = float(np.mean([of_one.accuracy for of_one in by_language.values()]))
+            for language, of_one in by_language.items():
+                scores[f"translation_accuracy:{language}"] = of_one.accuracy
+                scores[f"translation_mse:{language}"] = of_one.mse
         if taught:
             scores["teacher_mse"] = float(((encode(taught) - targets(taught)) ** 2).mean())
         scores = {name: float(f"{100 * value:.7g}") for name, value in scores.items()}

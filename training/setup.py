@@ -22,7 +22,7 @@ from model.parameters import Tree, declare, initialize
 from model.pooling import normalize
 from model.weights import load_model, read_config_only
 from sharding.mesh import check_divides, replicate
-from training.checkpoint import Checkpointer, Progress
+from training.checkpoint import Checkpointer, Progress, has_checkpoint
 from training.config import DistillConfig, TrainConfig
 from training.distillation import mse_objective
 from training.evaluators import Evaluation, make_evaluator
@@ -157,28 +157,28 @@ def set_up(config: TrainConfig, mesh) -> tuple[Run, TrainState, Progress]:
         schedule, b1=config.adam_b1, b2=config.adam_b2, epsilon=config.adam_epsilon,
         weight_decay=config.weight_decay, clip_norm=config.clip_norm, bias_correction=config.adam_bias_correction,
     )
-    checkpoints = Checkpointer(config.checkpoint_dir or workdir / "checkpoints",
-                               identity(config, model, tokenizer, teacher), config.keep_checkpoints)
+    checkpoint_dir = config.checkpoint_dir or workdir / "checkpoints"
+    resumes, projection = has_checkpoint(checkpoint_dir), None
+    if getattr(config, "teacher_pca", 0):
+        # A checkpoint has the axes; only their shape is needed then.
+        projection = np.zeros((teacher.width, config.teacher_pca), np.float32) if resumes else fit_projection(
+            config, teacher, Feed(loader, mesh, config.row_rungs), num_examples, mesh)
+    objective = make_objective(config, model, teacher, projection)
+    parameters = parameters | initialize(objective.parameters, jax.random.key(config.seed))
+    state = jax.jit(
+        functools.partial(initial_state, optimizer=optimizer, objective=objective),
+        out_shardings=state_shardings(objective, mesh),
+    )(replicate(parameters, mesh))
+    progress = Progress(loader_state=first_batch, best_score=None, best_step=None)
+    # Last, as the threads of its manager print a traceback where Python ends just after they started.
+    checkpoints = Checkpointer(checkpoint_dir, identity(config, model, tokenizer, teacher), config.keep_checkpoints)
     try:
-        resumes = checkpoints.latest_step() is not None
-        projection = None
-        if getattr(config, "teacher_pca", 0):
-            # A checkpoint has the axes; only their shape is needed then.
-            projection = np.zeros((teacher.width, config.teacher_pca), np.float32) if resumes else fit_projection(
-                config, teacher, Feed(loader, mesh, config.row_rungs), num_examples, mesh)
-        objective = make_objective(config, model, teacher, projection)
-        parameters = parameters | initialize(objective.parameters, jax.random.key(config.seed))
-        state = jax.jit(
-            functools.partial(initial_state, optimizer=optimizer, objective=objective),
-            out_shardings=state_shardings(objective, mesh),
-        )(replicate(parameters, mesh))
-        progress = Progress(loader_state=first_batch, best_score=None, best_step=None)
         if resumes:
             state, progress = checkpoints.restore(state)
         loader.set_state(progress.loader_state)
         reporter = Reporter(config, checkpoints.latest_step())
     except Exception:
-        checkpoints.close()  # its threads would go on, and print, while Python ends
+        checkpoints.close()
         raise
 
     @functools.cache
