@@ -11,8 +11,8 @@ sentences of DIR/train:
 
 Scored by STS-B dev Spearman, whose sentences are not trained on. To be met: HPD reaches 92 % of the teacher.
 
-Smaller than in the papers: the teacher (theirs are RoBERTa-large), the sentences (AllNLI has about 480,000 here are
---sentences), the steps, and SCT starts from the teacher's layers, not from a self-supervised checkpoint.
+Smaller than in the papers: the teacher (theirs is a RoBERTa-large), the sentences and the steps; and SCT starts from the
+teacher's layers, not from a self-supervised checkpoint. No published starting weights are at hand without a hub.
 """
 
 import dataclasses
@@ -44,9 +44,9 @@ class DistillBenchmarkConfig:
     longest: int = flag(256, "characters of a sentence, at most")
     heldout: int = flag(1000, "sentences held out, for teacher_mse")
     axes: int = flag(128, "dimensions of the HPD students")
-    steps: int = flag(1500, "steps of each student")
+    steps: int = flag(600, "steps of each student")
     batch_size: int = flag(128, "sentences a step")
-    learning_rate: float = flag(5e-4, "peak learning rate of the HPD students")
+    learning_rate: float = flag(1e-3, "peak learning rate of the HPD students")
     sct_learning_rate: float = flag(1e-4, "peak learning rate of SCT distillation")
     queue_size: int = flag(16384, "rows of SCT's queue")
     dtype: Literal["float32", "bfloat16"] = flag("bfloat16", "dtype of activations and matrix products")
