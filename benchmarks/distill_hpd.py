@@ -11,7 +11,7 @@ sentences of DIR/train:
 
 Scored by STS-B dev Spearman, whose sentences are not trained on. To be met: HPD reaches 92 % of the teacher.
 
-Smaller than in the papers: the teacher (theirs is a RoBERTa-large), the sentences and the steps; and SCT starts from the
+Smaller than in the papers: the teacher (theirs is a RoBERTa-large), the sentences, the steps; and SCT starts from the
 teacher's layers, not from a self-supervised checkpoint. No published starting weights are at hand without a hub.
 """
 
