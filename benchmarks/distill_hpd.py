@@ -117,7 +117,7 @@ def teacher_scores(config: DistillBenchmarkConfig, teacher: str, sample: list[st
 
 def report(config: DistillBenchmarkConfig, rows: list[tuple]) -> None:
     teacher = rows[0][3]
-    print(describe_machine(config.threads, {}))
+    print(describe_machine(config.threads))
     print("| model | dimensions | STS-B dev, start | STS-B dev, best | of the teacher | held-out MSE x 100 | seconds |")
     print("|---|---|---|---|---|---|---|")
     for name, width, start, best, error, seconds in rows:

@@ -47,7 +47,7 @@ class MultilingualBenchmarkConfig:
 def benchmark(config: MultilingualBenchmarkConfig) -> None:
     use_cpu(config.threads)
     teacher = config.teacher or str(peer_model_folder(peer_python(config.peer_python)))
-    print(describe_machine(config.threads, {}), flush=True)
+    print(describe_machine(config.threads), flush=True)
     with tempfile.TemporaryDirectory() as temporary:
         folder = pathlib.Path(temporary)
         cut_parallel_text(pathlib.Path(config.data_dir), folder, list(config.languages))

@@ -137,13 +137,13 @@ def use_cpu(threads: int, keep_memory: bool = True) -> None:
     os.sched_setaffinity(0, cores[:threads])
 
 
-def describe_machine(threads: int, peer_versions: dict[str, str]) -> str:
-    """Two lines: the processor and cores used; the versions of both sides."""
+def describe_machine(threads: int, peer_versions: dict[str, str] | None = None) -> str:
+    """The processor and cores used; then a line of versions for each side, if there is a peer."""
     ours = {name: importlib.metadata.version(name) for name in ("jax", "jaxlib", "numpy", "tokenizers")}
     ours["python"] = platform.python_version()
     listing = "\n".join(
         f"  {side}: " + ", ".join(f"{name} {version}" for name, version in versions.items())
-        for side, versions in (("allpairs", ours), ("peer", peer_versions))
+        for side, versions in (("allpairs", ours), ("peer", peer_versions)) if versions
     )
     return f"{_processor()}, {threads} of {os.cpu_count()} cores\n{listing}"
 

@@ -68,7 +68,7 @@ def benchmark(config: SctBenchmarkConfig) -> None:
     sentences = distinct_sentences(
         read_training_pairs(config.data_dir, config.files), config.longest, sts_texts, config.seed)[: config.sentences]
     print(f"{len(sentences)} sentences, {config.steps} steps of {config.batch_size} in each run", flush=True)
-    print(describe_machine(config.threads, {}), flush=True)
+    print(describe_machine(config.threads), flush=True)
     rows, gain = [], None
     with tempfile.TemporaryDirectory() as temporary:
         folder = pathlib.Path(temporary)

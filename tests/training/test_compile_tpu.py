@@ -12,15 +12,25 @@ from benchmarks.program_counts import collectives
 from benchmarks.tpu_programs import compile_train_step, topology_mesh
 from model.parameters import declare
 from tests.training.test_parallel import MODEL
+from training.sct import QueueOptions, sct_objective
 
 pytestmark = pytest.mark.skipif(importlib.util.find_spec("libtpu") is None, reason="libtpu is not installed")
 ENCODER = dataclasses.replace(MODEL.encoder, hidden_size=128, intermediate_size=256, max_positions=128)
 
 
-@pytest.mark.parametrize("topology, dtype", [("v5e:2x4", jnp.bfloat16), ("v3:2x2", jnp.float32)])
-def test_step_compiles(topology, dtype):
-    model = dataclasses.replace(MODEL, encoder=ENCODER)
-    program = compile_train_step(topology_mesh(topology), model, dtype, examples=16, rows=8, row_length=128)
+def queues(dtype, batch_size):
+    options = QueueOptions(size=4 * batch_size, num_queues=2, reference_temperature=0.04, temperature=0.05, weight=1.0,
+                           dtype=dtype, implementation="auto", seed=0)
+    return sct_objective(ENCODER.hidden_size, batch_size, options, head=True, reference="own", momentum=0.0)
+
+
+@pytest.mark.parametrize("topology, dtype, sct", [
+    ("v5e:2x4", jnp.bfloat16, False), ("v3:2x2", jnp.float32, False), ("v5e:2x4", jnp.bfloat16, True),
+])
+def test_step_compiles(topology, dtype, sct):
+    model, mesh = dataclasses.replace(MODEL, encoder=ENCODER), topology_mesh(topology)
+    objective = queues(dtype, 16 * mesh.size) if sct else None
+    program = compile_train_step(mesh, model, dtype, examples=16, rows=8, row_length=128, objective=objective)
     hlo = program.compiled.as_text()
     assert "tpu_custom_call" in hlo, "the Pallas kernel is in the step"
     found = collectives(hlo)
