@@ -48,3 +48,41 @@ def test_adamw_by_hand(bias_correction):
             parameters[name] = parameters[name] - rate * (direction + decay * decays * parameters[name])
     for name in names:
         np.testing.assert_allclose(ours[name], parameters[name], rtol=1e-5)
+
+
+TORCH_ADAMW = """
+import torch
+
+parameter = torch.nn.Parameter(torch.tensor(arguments["parameter"], dtype=torch.float64))
+rate, (b1, b2), epsilon, decay = (arguments[name] for name in ("rate", "betas", "epsilon", "decay"))
+adamw = torch.optim.AdamW([parameter], lr=rate, betas=(b1, b2), eps=epsilon, weight_decay=decay)
+result = []
+for gradient in arguments["gradients"]:
+    parameter.grad = torch.tensor(gradient, dtype=torch.float64)
+    adamw.step()
+    result.append(parameter.tolist())
+"""
+
+
+def test_adamw_is_pytorchs(peer):
+    """Step by step to 1e-6; without bias correction the first step is its, by the factor that the correction has."""
+    rng = np.random.default_rng(1)
+    parameter, gradients = rng.normal(size=6), rng.normal(size=(4, 6))
+    rate, betas, epsilon, decay = 1e-2, (0.9, 0.999), 1e-6, 0.1
+    torchs = peer(TORCH_ADAMW, parameter=parameter.tolist(), gradients=gradients.tolist(), rate=rate, betas=betas,
+                  epsilon=epsilon, decay=decay)
+    schedule = learning_rate_schedule("constant", rate, 0, 10)
+    for bias_correction in (True, False):
+        optimizer = make_optimizer(schedule, b1=betas[0], b2=betas[1], epsilon=epsilon, weight_decay=decay,
+                                   clip_norm=0.0, bias_correction=bias_correction)
+        ours = {"kernel": jnp.asarray(parameter, jnp.float32)}
+        state = optimizer.init(ours)
+        for number, gradient in enumerate(gradients if bias_correction else gradients[:1]):
+            updates, state = optimizer.update({"kernel": jnp.asarray(gradient, jnp.float32)}, state, ours)
+            ours = {"kernel": ours["kernel"] + updates["kernel"]}
+            expected = np.array(torchs[number])
+            if not bias_correction:  # m and v are (1 - b1) g and (1 - b2) g^2
+                corrected = gradient / (np.abs(gradient) + epsilon)
+                raw = (1 - betas[0]) * gradient / (np.sqrt(1 - betas[1]) * np.abs(gradient) + epsilon)
+                expected = expected + rate * (corrected - raw)
+            np.testing.assert_allclose(ours["kernel"], expected, atol=1e-6)
