@@ -15,7 +15,10 @@ def all_gather_with_gradient(
     local: jax.Array,  # [b, ...]
     axis_name: str,
 ) -> jax.Array:  # [B, ...], in device order
-    """Every device's rows; the gradient of a row is summed over the devices and returns to the one that owns it."""
+    """Every device's rows; the gradient of a row is summed over the devices and returns to the one that owns it.
+
+    Each device's part of it is rounded to the rows' dtype before: kernels/contrastive/api.py has a sum in float32.
+    """
     return jax.lax.all_gather(local, axis_name, tiled=True)
 
 

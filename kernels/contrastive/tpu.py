@@ -122,10 +122,11 @@ def backward(
     column_values: tuple[jax.Array, ...] | None,  # of [N]
     *,
     shift: float | None,
+    key_gradient_dtype: jnp.dtype,
     row_block: int | None = None,
     column_block: int | None = None,
     interpret: bool = False,
-) -> tuple[jax.Array, jax.Array, jax.Array]:  # dQ [b, D], dK [N, D] in the operands' dtype, dscale []
+) -> tuple[jax.Array, jax.Array, jax.Array]:  # dQ [b, D] in the operands' dtype, dK [N, D], dscale []
     """dS = unit tile.score_gradient; dQ = scale dS K; dK = scale dS^T Q; dscale = sum_ij dS_ij <q_i, k_j>."""
     width = queries.shape[1]
     queries, keys = pad_width(queries), pad_width(keys)
@@ -139,11 +140,13 @@ def backward(
     options = {"scales": scales, "shift": shift, "interpret": interpret}
     groups = num_groups(queries.shape[0], blocks, queries.shape[1], queries.dtype.itemsize, chip.vmem_bytes)
     if groups is None:
-        query_gradient, scale_gradient = _outer_gradient(rows, key_side, blocks, queries_outer=True, **options)
-        key_gradient, _ = _outer_gradient(key_side, rows, blocks[::-1], queries_outer=False, **options)
+        query_gradient, scale_gradient = _outer_gradient(
+            rows, key_side, blocks, queries_outer=True, dtype=queries.dtype, **options)
+        key_gradient, _ = _outer_gradient(
+            key_side, rows, blocks[::-1], queries_outer=False, dtype=key_gradient_dtype, **options)
     else:
         query_gradient, key_gradient, scale_gradient = _gradients_of_groups(
-            rows, key_side, blocks, groups, chip=chip, **options)
+            rows, key_side, blocks, groups, chip=chip, key_dtype=key_gradient_dtype, **options)
     return query_gradient[:, :width], key_gradient[:, :width], unit * scale_gradient
 
 
@@ -183,18 +186,18 @@ def num_groups(num_rows: int, blocks: tuple[int, int], width: int, itemsize: int
     return None
 
 
-def _gradients_of_groups(rows, key_side, blocks, groups: int, **options):
+def _gradients_of_groups(rows, key_side, blocks, groups: int, *, key_dtype, **options):
     """(dQ [b, D], dK [N, D], dscale / unit) of groups of rows, one after the other."""
-    row_block, dtype = blocks[0], rows["operand"].dtype
+    row_block = blocks[0]
     group = pl.cdiv(pl.cdiv(rows["operand"].shape[0], row_block), groups) * row_block
     parts = []
     for first in range(0, rows["operand"].shape[0], group):
         of_group = {name: array[first:first + group] if name == "operand" else array[:, first:first + group]
                     for name, array in rows.items()}
         parts.append(_one_pass(
-            of_group, key_side, blocks, key_dtype=dtype if groups == 1 else jnp.float32, **options))
+            of_group, key_side, blocks, key_dtype=key_dtype if groups == 1 else jnp.float32, **options))
     query_gradients, key_gradients, scale_gradients = zip(*parts)
-    return jnp.concatenate(query_gradients), sum(key_gradients).astype(dtype), sum(scale_gradients)
+    return jnp.concatenate(query_gradients), sum(key_gradients).astype(key_dtype), sum(scale_gradients)
 
 
 def _one_pass(rows, key_side, blocks, *, scales, shift, chip: Chip, key_dtype, interpret: bool):
@@ -233,11 +236,11 @@ def _one_pass(rows, key_side, blocks, *, scales, shift, chip: Chip, key_dtype, i
     return query_gradient, results["key_gradient"], jnp.sum(results["scale"])
 
 
-def _outer_gradient(outer, inner, blocks, *, queries_outer: bool, scales, shift, interpret: bool):
+def _outer_gradient(outer, inner, blocks, *, queries_outer: bool, dtype, scales, shift, interpret: bool):
     """(gradient of the outer operand [n, D], dscale / unit or None)."""
     (num_outer, width), num_inner = outer["operand"].shape, inner["operand"].shape[0]
     o = blocks[0]
-    specs = {"gradient": (jax.ShapeDtypeStruct((num_outer, width), outer["operand"].dtype),
+    specs = {"gradient": (jax.ShapeDtypeStruct((num_outer, width), dtype),
                           pl.BlockSpec((o, width), lambda outer, inner: (outer, 0)))}
     if queries_outer:  # sum_ij dS_ij <q_i, k_j>, over the rows of each block and not yet over D
         specs["scale"] = (jax.ShapeDtypeStruct((pl.cdiv(num_outer, o), 1, width), jnp.float32),
