@@ -25,14 +25,20 @@ def all_gather_with_gradient(
 def psum_logsumexp(
     partial: jax.Array,  # [N] float32
     axis_name: str,
+    shift: float | None = None,
 ) -> jax.Array:  # [N], the same on every device
     """log sum_d exp(partial_d): log-sum-exps over each device's rows combined into those over all rows.
 
     Shifted by the maximum over devices, so it does not overflow. A column without candidates anywhere (-inf on every
     device) stays -inf and has the gradient zero.
+
+    Args:
+      shift: a constant in place of that maximum, and of its collective: the caller's promise that exp(partial - shift)
+        and its sum are in range.
     """
-    maximum = jax.lax.pmax(jax.lax.stop_gradient(partial), axis_name)
-    occupied = maximum != -jnp.inf
-    shift = jnp.where(occupied, maximum, 0.0)
+    if shift is None:
+        maximum = jax.lax.pmax(jax.lax.stop_gradient(partial), axis_name)
+        shift = jnp.where(maximum == -jnp.inf, 0.0, maximum)
     total = jax.lax.psum(jnp.exp(partial - shift), axis_name)
+    occupied = total > 0
     return jnp.where(occupied, shift + jnp.log(jnp.where(occupied, total, 1.0)), -jnp.inf)

@@ -13,7 +13,7 @@ from jax import lax
 from kernels.contrastive.api import similarity_logsumexp
 from kernels.contrastive.labels import text_labels
 from kernels.contrastive.ring import ring_similarity_logsumexp
-from kernels.contrastive.tile import RowStatistics
+from kernels.contrastive.tile import RowStatistics, constant_shift
 from sharding.collectives import psum_logsumexp
 
 KeyExchange = Literal["all_gather", "ring", "bidirectional_ring"]
@@ -90,7 +90,8 @@ def contrastive_loss(
             positives=device * keys.shape[0] + jnp.arange(b), **options)
         if symmetric:
             of_positives = column_lse.reshape(R, -1)[:, :b].reshape(-1)  # [B], over this device's rows
-            column_lse = lax.dynamic_slice_in_dim(psum_logsumexp(of_positives, axis_name), device * b, b)
+            shift = constant_shift(bound, B, keys.shape[0] * R)
+            column_lse = lax.dynamic_slice_in_dim(psum_logsumexp(of_positives, axis_name, shift), device * b, b)
     else:
         row_lse, column_lse, statistics = ring_similarity_logsumexp(
             queries, keys, scale, key_labels=candidate_labels(own_labels), positives=jnp.arange(b),

@@ -257,15 +257,17 @@ def test_keys_gathered_over_devices(num_devices, dtype):
         assert jnp.mean(key_gradient != one_device.key_gradient) < 0.02
 
 
-def test_psum_logsumexp_without_candidates():
+@pytest.mark.parametrize("shift", [None, 450.0])
+def test_psum_logsumexp_without_candidates(shift):
     """Columns that are -inf on one device, and on all: exact values, exact gradients, no NaN, no overflow at 500."""
     mesh = jax.make_mesh((2,), ("data",), axis_types=(jax.sharding.AxisType.Auto,), devices=jax.devices()[:2])
     split = PartitionSpec("data")
-    partial = np.array([[500.0, -np.inf, -np.inf, 3.0], [499.0, 2.0, -np.inf, 3.0]], np.float32)
+    low = 3.0 if shift is None else 403.0
+    partial = np.array([[500.0, -np.inf, -np.inf, low], [499.0, low - 1, -np.inf, low]], np.float32)
     weights = np.array([0.3, -0.7, 1.1, 0.4], np.float32)
 
     def share(partial):
-        combined = psum_logsumexp(partial[0], "data")
+        combined = psum_logsumexp(partial[0], "data", shift)
         return jnp.sum(jnp.where(combined == -jnp.inf, 0.0, combined) * weights) / 2, combined  # two equal halves
 
     def step(partial):
@@ -273,7 +275,7 @@ def test_psum_logsumexp_without_candidates():
         return combined[None], gradient
 
     combined, gradient = jax.shard_map(step, mesh=mesh, in_specs=split, out_specs=split, check_vma=False)(partial)
-    expected = np.array([500 + np.log1p(np.exp(-1)), 2, -np.inf, 3 + np.log(2)])
+    expected = np.array([500 + np.log1p(np.exp(-1)), low - 1, -np.inf, low + np.log(2)])
     softmax = np.array([[1 / (1 + np.exp(-1)), 0, 0, 0.5], [np.exp(-1) / (1 + np.exp(-1)), 1, 0, 0.5]])
     np.testing.assert_allclose(combined, np.stack([expected] * 2), rtol=1e-6)
     np.testing.assert_allclose(gradient, softmax * weights, rtol=1e-5)

@@ -21,6 +21,7 @@ ENCODER = dataclasses.replace(MODEL.encoder, hidden_size=128, intermediate_size=
 def test_step_compiles(topology, dtype):
     model = dataclasses.replace(MODEL, encoder=ENCODER)
     program = compile_train_step(topology_mesh(topology), model, dtype, examples=16, rows=8, row_length=128)
+    assert "pmax" not in str(program.jaxpr), "bounded scores need no maximum over the devices"
     hlo = program.compiled.as_text()
     assert "tpu_custom_call" in hlo, "the Pallas kernel is in the step"
     found = collectives(hlo)
