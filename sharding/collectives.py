@@ -15,21 +15,30 @@ def all_gather_with_gradient(
     local: jax.Array,  # [b, ...]
     axis_name: str,
 ) -> jax.Array:  # [B, ...], in device order
-    """Every device's rows; the gradient of a row is summed over the devices and returns to the one that owns it."""
+    """Every device's rows; the gradient of a row is summed over the devices and returns to the one that owns it.
+
+    Each device's part of it is rounded to the rows' dtype before: kernels/contrastive/api.py has a sum in float32.
+    """
     return jax.lax.all_gather(local, axis_name, tiled=True)
 
 
 def psum_logsumexp(
     partial: jax.Array,  # [N] float32
     axis_name: str,
+    shift: float | None = None,
 ) -> jax.Array:  # [N], the same on every device
     """log sum_d exp(partial_d): log-sum-exps over each device's rows combined into those over all rows.
 
     Shifted by the maximum over devices, so it does not overflow. A column without candidates anywhere (-inf on every
     device) stays -inf and has the gradient zero.
+
+    Args:
+      shift: a constant in place of that maximum, and of its collective: the caller's promise that exp(partial - shift)
+        and its sum are in range.
     """
-    maximum = jax.lax.pmax(jax.lax.stop_gradient(partial), axis_name)
-    occupied = maximum != -jnp.inf
-    shift = jnp.where(occupied, maximum, 0.0)
+    if shift is None:
+        maximum = jax.lax.pmax(jax.lax.stop_gradient(partial), axis_name)
+        shift = jnp.where(maximum == -jnp.inf, 0.0, maximum)
     total = jax.lax.psum(jnp.exp(partial - shift), axis_name)
+    occupied = total > 0
     return jnp.where(occupied, shift + jnp.log(jnp.where(occupied, total, 1.0)), -jnp.inf)

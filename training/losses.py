@@ -1,7 +1,7 @@
 """Contrastive loss over the global batch, seen from one device inside shard_map.
 
 Legend: B = global batch, b = examples on this device, K = texts an example, d = embedding width,
-p = packing blocks on this device, m = examples a block (b = p * m).
+p = packing blocks on this device, m = examples a block (b = p * m), R = devices.
 """
 
 import math
@@ -14,10 +14,10 @@ from jax import lax
 from kernels.contrastive.api import similarity_logsumexp
 from kernels.contrastive.labels import text_labels
 from kernels.contrastive.ring import ring_similarity_logsumexp
-from kernels.contrastive.tile import RowStatistics
+from kernels.contrastive.tile import RowStatistics, constant_shift
 from model.config import ModelConfig
 from model.parameters import Parameter, Tree
-from sharding.collectives import all_gather_with_gradient, psum_logsumexp
+from sharding.collectives import psum_logsumexp
 from sharding.mesh import DATA_AXIS
 from training.objective import Embedded, Objective, split_texts
 
@@ -90,7 +90,7 @@ def contrastive_loss(
 ) -> tuple[jax.Array, dict[str, jax.Array]]:
     """mean_i CE(scale * q_i K^T, i), plus the same over columns if symmetric: this device's share of the mean.
 
-    Keys are the positives of all devices and, after them, the hard negatives of all devices. The sum of the shares over
+    Keys are the positives and the hard negatives of all devices. The sum of the shares over
     devices is the mean loss over the global batch (for the symmetric loss, the mean of both directions), and AD of a
     share, summed over devices, is the exact gradient of that mean. Texts that occur twice in the global batch are no
     negatives of each other. Source: SYSTEMS.md section 1; in-batch negatives, Henderson et al. 2017 (1705.00652).
@@ -106,24 +106,27 @@ def contrastive_loss(
         raise ValueError(f"key_exchange={key_exchange!r} is none of {', '.join(KeyExchange.__args__)}")
     texts = split_texts(embeddings.astype(dtype), texts_per_example)  # [K, b, d]
     ids = split_texts(text_ids, texts_per_example)
-    queries, positives = texts[0], texts[1]
-    b, B = queries.shape[0], queries.shape[0] * lax.axis_size(axis_name)
-    first = lax.axis_index(axis_name) * b
+    queries, positives, keys = texts[0], texts[1], texts[1:].reshape(-1, texts.shape[-1])
+    b, R = queries.shape[0], lax.axis_size(axis_name)
+    B, device = R * b, lax.axis_index(axis_name)
 
     labels = labels_of_all_texts(ids, axis_name)  # [K, B]
-    own_labels = lax.dynamic_slice_in_dim(labels, first, b, axis=1)  # [K, b]
+    own_labels = lax.dynamic_slice_in_dim(labels, device * b, b, axis=1)  # [K, b]
     options = {"query_labels": own_labels[:2].T, "columns": symmetric, "statistics": True, "bound": bound,
-               "implementation": implementation}
+               "axis_name": axis_name, "implementation": implementation}
     if key_exchange == "all_gather":
-        keys = jnp.concatenate([all_gather_with_gradient(part, axis_name) for part in texts[1:]])  # [(K - 1) * B, d]
+        of_devices = jnp.moveaxis(labels.reshape(-1, R, b), 1, 0)  # [R, K, b]
         row_lse, column_lse, statistics = similarity_logsumexp(
-            queries, keys, scale, key_labels=candidate_labels(labels), positives=first + jnp.arange(b), **options)
+            queries, keys, scale, key_labels=jax.vmap(candidate_labels)(of_devices).reshape(-1, 2),
+            positives=device * keys.shape[0] + jnp.arange(b), **options)
         if symmetric:
-            column_lse = lax.dynamic_slice_in_dim(psum_logsumexp(column_lse[:B], axis_name), first, b)
+            of_positives = column_lse.reshape(R, -1)[:, :b].reshape(-1)  # [B], over this device's rows
+            shift = constant_shift(bound, B, keys.shape[0] * R)
+            column_lse = lax.dynamic_slice_in_dim(psum_logsumexp(of_positives, axis_name, shift), device * b, b)
     else:
         row_lse, column_lse, statistics = ring_similarity_logsumexp(
-            queries, texts[1:].reshape(-1, texts.shape[-1]), scale, key_labels=candidate_labels(own_labels),
-            positives=jnp.arange(b), axis_name=axis_name, bidirectional=key_exchange == "bidirectional_ring", **options)
+            queries, keys, scale, key_labels=candidate_labels(own_labels), positives=jnp.arange(b),
+            bidirectional=key_exchange == "bidirectional_ring", **options)
         if symmetric:
             column_lse = column_lse[:b]
 

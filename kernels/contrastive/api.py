@@ -1,9 +1,9 @@
 """similarity_logsumexp: the one primitive under every contrastive loss, and the choice of its implementation.
 
-It holds no collective. Losses compose from it by AD: a one-way loss takes row_lse alone, a symmetric one takes both
-from a single product, and over devices the column part is combined by sharding.collectives.psum_logsumexp.
+Losses compose from it by AD: a one-way loss takes row_lse alone, a symmetric one takes both from a single product, and
+over devices the column part is combined by sharding.collectives.psum_logsumexp.
 
-Legend: b query rows, N keys, D width.
+Legend: b query rows, N keys, D width; R devices, n keys of one device.
 """
 
 import functools
@@ -16,6 +16,7 @@ from kernels.contrastive import reference, tile, tpu, xla
 from kernels.contrastive.labels import PairLabels, pair_labels
 from kernels.contrastive.tile import RowStatistics
 from kernels.implementation import choose_implementation
+from sharding.collectives import all_gather_with_gradient
 
 Implementation = Literal["auto", "reference", "xla", "tpu", "tpu_interpret"]
 
@@ -27,6 +28,7 @@ class _Options(NamedTuple):
     shift: float | None
     row_block: int | None
     column_block: int | None
+    axis_name: str | None = None
 
 
 def similarity_logsumexp(
@@ -40,6 +42,7 @@ def similarity_logsumexp(
     columns: bool = True,
     statistics: bool = False,
     bound: float | None = None,
+    axis_name: str | None = None,
     implementation: Implementation = "auto",
     row_block: int | None = None,
     column_block: int | None = None,
@@ -60,6 +63,9 @@ def similarity_logsumexp(
       bound: the caller's promise that |s_ij| <= bound, as with unit-norm embeddings and bound = scale. Where
         2 bound + ln max(b, N) < 156, a constant then takes the place of the running maximum, which saves exponentials
         (tile.constant_shift). A promise that does not hold gives infinities.
+      axis_name: inside shard_map (check_vma=False), keys [n, D] are this device's; they are gathered, N = R n in device
+        order, and labels, positives and column_lse are those of all N. The gradient of the keys is summed over the
+        devices in float32 and rounded to their dtype only then, as that of a gathered array would not be.
       implementation: "auto" is "tpu" on a TPU and "xla" elsewhere; a named one raises ValueError where it cannot run.
       row_block, column_block: tile sizes; None lets the implementation choose.
 
@@ -67,7 +73,8 @@ def similarity_logsumexp(
       row_lse [b] and column_lse [N] (or None), float32, and RowStatistics if asked for. Over devices column_lse covers
       the local rows only.
     """
-    _check_shapes(queries, keys, scale, query_labels, key_labels, positives)
+    all_keys = keys if axis_name is None else all_gather_with_gradient(keys, axis_name)
+    _check_shapes(queries, all_keys, scale, query_labels, key_labels, positives)
     if bound is not None and not bound >= 0:
         raise ValueError(f"bound must be None or the largest |score|, at least 0, not {bound}")
     chosen = choose_implementation("similarity_logsumexp", implementation, Implementation.__args__, queries.dtype)
@@ -75,27 +82,29 @@ def similarity_logsumexp(
     with jax.named_scope("similarity_logsumexp"):
         if chosen == "reference":
             results = reference.similarity_logsumexp(
-                queries, keys, scale, labels, columns=columns, statistics=statistics)
+                queries, all_keys, scale, labels, columns=columns, statistics=statistics)
         else:
-            shift = tile.constant_shift(bound, queries.shape[0], keys.shape[0])
-            options = _Options(chosen, columns, statistics, shift, row_block, column_block)
-            results = _similarity_logsumexp(options, queries, keys, jnp.asarray(scale, jnp.float32), labels)
+            shift = tile.constant_shift(bound, queries.shape[0], all_keys.shape[0])
+            options = _Options(chosen, columns, statistics, shift, row_block, column_block, axis_name)
+            all_keys = jax.lax.stop_gradient(all_keys)
+            results = _similarity_logsumexp(options, queries, keys, all_keys, jnp.asarray(scale, jnp.float32), labels)
     return results if statistics else results[:2]
 
 
 @functools.partial(jax.custom_vjp, nondiff_argnums=(0,))
-def _similarity_logsumexp(options: _Options, queries, keys, scale, labels: PairLabels | None):
+def _similarity_logsumexp(options: _Options, queries, keys, all_keys, scale, labels: PairLabels | None):
+    """Computed from all_keys, differentiable in this device's keys."""
     forward, _ = _functions(options)
-    return forward(queries, keys, scale, labels, columns=options.columns, statistics=options.statistics)
+    return forward(queries, all_keys, scale, labels, columns=options.columns, statistics=options.statistics)
 
 
-def _forward(options: _Options, queries, keys, scale, labels):
-    results = _similarity_logsumexp(options, queries, keys, scale, labels)
-    return results, (queries, keys, scale, labels, *results[:2])
+def _forward(options: _Options, queries, keys, all_keys, scale, labels):
+    results = _similarity_logsumexp(options, queries, keys, all_keys, scale, labels)
+    return results, (queries, all_keys, scale, labels, *results[:2])
 
 
 def _backward(options: _Options, residuals, cotangents):
-    queries, keys, scale, labels, *lses = residuals
+    queries, all_keys, scale, labels, *lses = residuals
     sides = 2 if options.columns else 1
     unit = tile.cotangent_unit(lses[:sides], cotangents[:sides])
     row_values, *column_values = [
@@ -103,8 +112,13 @@ def _backward(options: _Options, residuals, cotangents):
         for lse, cotangent in zip(lses[:sides], cotangents[:sides])
     ]
     _, backward = _functions(options)
-    gradients = backward(queries, keys, scale, labels, unit, row_values, column_values[0] if column_values else None)
-    return *gradients, None
+    key_dtype = queries.dtype if options.axis_name is None else jnp.promote_types(queries.dtype, jnp.float32)
+    query_gradient, key_gradient, scale_gradient = backward(
+        queries, all_keys, scale, labels, unit, row_values, column_values[0] if column_values else None,
+        key_gradient_dtype=key_dtype)
+    if options.axis_name is not None:
+        key_gradient = jax.lax.psum_scatter(key_gradient, options.axis_name, tiled=True)
+    return query_gradient, key_gradient.astype(queries.dtype), None, scale_gradient, None
 
 
 _similarity_logsumexp.defvjp(_forward, _backward)

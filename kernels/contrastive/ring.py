@@ -139,7 +139,7 @@ def _backward(options: _Options, residuals, cotangents):
 
     def meet(own_gradients, block: _Block, labels, key_gradient):
         query_part, key_part, scale_part = backward(
-            queries, block.keys, scale, labels, unit, row_values, block.values)
+            queries, block.keys, scale, labels, unit, row_values, block.values, key_gradient_dtype=keys.dtype)
         query_gradient, scale_gradient = own_gradients
         return (query_gradient + query_part, scale_gradient + scale_part), key_gradient + key_part
 

@@ -81,9 +81,10 @@ def backward(
     column_values: tuple[jax.Array, ...] | None,  # of [N]
     *,
     shift: float | None,
+    key_gradient_dtype: jnp.dtype,
     row_block: int | None = None,
     column_block: int | None = None,
-) -> tuple[jax.Array, jax.Array, jax.Array]:  # dQ [b, D], dK [N, D] in the operands' dtype, dscale []
+) -> tuple[jax.Array, jax.Array, jax.Array]:  # dQ [b, D] in the operands' dtype, dK [N, D], dscale []
     """dS = unit tile.score_gradient; dQ = scale dS K; dK = scale dS^T Q; dscale = sum_ij dS_ij <q_i, k_j>."""
     num_rows, num_keys = queries.shape[0], keys.shape[0]
     rows, keys = _split(queries, keys, labels, row_block, column_block, row_values, column_values)
@@ -102,7 +103,7 @@ def backward(
 
         zeros = jnp.zeros(key_block["operand"].shape, jnp.float32)
         key_gradient, query_gradient = _scan(row_step, zeros, (rows, query_gradient))
-        return query_gradient, (scale * unit * key_gradient).astype(queries.dtype)
+        return query_gradient, (scale * unit * key_gradient).astype(key_gradient_dtype)
 
     zeros = jnp.zeros(rows["operand"].shape, jnp.float32)
     query_gradient, key_gradient = _scan(column_step, zeros, keys)

@@ -78,7 +78,10 @@ def queue_kl(
     references = all_gather_with_gradient(jax.lax.stop_gradient(references), axis_name)
     embeddings = all_gather_with_gradient(embeddings, axis_name)
     local_reference_lse, local_lse, gap = queue_sums(references, embeddings, queue, **options)
-    reference_lse, lse = psum_logsumexp(jnp.stack([local_reference_lse, local_lse]), axis_name)
+    shifts = [side.shift for side in make_sides(
+        1 / reference_temperature, 1 / temperature, queue.shape[0] * jax.lax.axis_size(axis_name), unit_norm)]
+    reference_lse, lse = psum_logsumexp(jnp.stack([local_reference_lse, local_lse]), axis_name,
+                                        None if None in shifts else jnp.array(shifts)[:, None])
     shift = jnp.where(reference_lse == -jnp.inf, 0.0, reference_lse)
     gap = jax.lax.psum(jnp.exp(local_reference_lse - shift) * gap, axis_name)  # weighted by each device's share of p
     divergence = _divergence(reference_lse, lse, gap)

@@ -25,7 +25,7 @@ pytestmark = pytest.mark.skipif(importlib.util.find_spec("libtpu") is None,
 ], ids=lambda value: value if isinstance(value, str) else None)
 def test_compiles_without_the_similarity_block(topology, dtype, sizes):
     program = compile_similarity(topology_mesh(topology), dtype, **sizes)
-    assert program.compiled.as_text().count("tpu_custom_call") >= 3  # forward, dQ and dK
+    assert program.compiled.as_text().count("tpu_custom_call") >= 2  # forward and backward
     score_bytes = sizes["rows"] * sizes["columns"] * 4
     if score_bytes > 2**24:
         assert program.temp_bytes < score_bytes / 20

@@ -224,15 +224,50 @@ def test_composed_loss_over_devices(num_devices, symmetric):
     np.testing.assert_allclose(scale_gradient, expected.scale_gradient - positive_products.mean(), atol=1e-6)
 
 
-def test_psum_logsumexp_without_candidates():
+@pytest.mark.parametrize("dtype", TOLERANCE)
+@pytest.mark.parametrize("num_devices", [1, 2, 8])
+def test_keys_gathered_over_devices(num_devices, dtype):
+    """The gradient of the keys is that of one device: the devices' parts are rounded once, when they have been added.
+
+    Cotangents of +-1: then the unit of the gradient of the scores, which is rounded too, is the same everywhere.
+    """
+    case = random_case(30, 64, 48, 24, dtype=dtype, labels="empty")._replace(column_cotangent=np.zeros(48))
+    case = case._replace(row_cotangent=np.sign(case.row_cotangent))
+    mesh = jax.make_mesh((num_devices,), ("data",), axis_types=(jax.sharding.AxisType.Auto,),
+                         devices=jax.devices()[:num_devices])
+    split, whole = PartitionSpec("data"), PartitionSpec()
+
+    @functools.partial(jax.shard_map, mesh=mesh, in_specs=(split, split, split, split, split, whole),
+                       out_specs=(split, split, split), check_vma=False)
+    def lse_and_gradients(queries, keys, cotangent, query_labels, positives, key_labels):
+        def row_lse(queries, keys):
+            return similarity_logsumexp(queries, keys, case.scale, query_labels=query_labels, key_labels=key_labels,
+                                        positives=positives, columns=False, axis_name="data", implementation="xla")[0]
+
+        row_lse, vjp = jax.vjp(row_lse, queries, keys)
+        return row_lse, *vjp(cotangent)
+
+    row_lse, query_gradient, key_gradient = jax.jit(lse_and_gradients)(
+        jnp.asarray(case.queries, dtype), jnp.asarray(case.keys, dtype), jnp.asarray(case.row_cotangent, jnp.float32),
+        case.query_labels, case.positives, case.key_labels)
+    one_device, expected = run(case, dtype, "xla", columns=False, block=None), answer(case)
+    assert_close(one_device._replace(row_lse=row_lse, query_gradient=query_gradient, key_gradient=key_gradient,
+                                     column_lse=jnp.asarray(expected.column_lse)), expected, TOLERANCE[dtype])
+    if dtype == "bfloat16":
+        assert jnp.mean(key_gradient != one_device.key_gradient) < 0.02
+
+
+@pytest.mark.parametrize("shift", [None, 450.0])
+def test_psum_logsumexp_without_candidates(shift):
     """Columns that are -inf on one device, and on all: exact values, exact gradients, no NaN, no overflow at 500."""
     mesh = jax.make_mesh((2,), ("data",), axis_types=(jax.sharding.AxisType.Auto,), devices=jax.devices()[:2])
     split = PartitionSpec("data")
-    partial = np.array([[500.0, -np.inf, -np.inf, 3.0], [499.0, 2.0, -np.inf, 3.0]], np.float32)
+    low = 3.0 if shift is None else 403.0
+    partial = np.array([[500.0, -np.inf, -np.inf, low], [499.0, low - 1, -np.inf, low]], np.float32)
     weights = np.array([0.3, -0.7, 1.1, 0.4], np.float32)
 
     def share(partial):
-        combined = psum_logsumexp(partial[0], "data")
+        combined = psum_logsumexp(partial[0], "data", shift)
         return jnp.sum(jnp.where(combined == -jnp.inf, 0.0, combined) * weights) / 2, combined  # two equal halves
 
     def step(partial):
@@ -240,7 +275,7 @@ def test_psum_logsumexp_without_candidates():
         return combined[None], gradient
 
     combined, gradient = jax.shard_map(step, mesh=mesh, in_specs=split, out_specs=split, check_vma=False)(partial)
-    expected = np.array([500 + np.log1p(np.exp(-1)), 2, -np.inf, 3 + np.log(2)])
+    expected = np.array([500 + np.log1p(np.exp(-1)), low - 1, -np.inf, low + np.log(2)])
     softmax = np.array([[1 / (1 + np.exp(-1)), 0, 0, 0.5], [np.exp(-1) / (1 + np.exp(-1)), 1, 0, 0.5]])
     np.testing.assert_allclose(combined, np.stack([expected] * 2), rtol=1e-6)
     np.testing.assert_allclose(gradient, softmax * weights, rtol=1e-5)
