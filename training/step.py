@@ -46,6 +46,7 @@ def make_loss_and_gradient(
     dtype: jnp.dtype,
     remat: bool,
     implementation: str,
+    attention_implementation: str = "auto",
     encode_blocks: int = 0,
     key_exchange: KeyExchange = "all_gather",
 ) -> Callable[[Any, PackedTexts, jax.Array], tuple[jax.Array, Any, dict[str, jax.Array]]]:
@@ -65,6 +66,7 @@ def make_loss_and_gradient(
                 parameters, model, part, dtype=dtype, remat=remat,
                 dropout=None if dropout_seed is None else DropoutSeed(dropout_seed, step),
                 first_block=lax.axis_index(DATA_AXIS) * blocks + first_block,
+                attention_implementation=attention_implementation,
             )  # [p, T, d]
 
         def share_of_loss(embeddings):

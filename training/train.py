@@ -129,8 +129,8 @@ def set_up(config: TrainConfig, mesh) -> tuple[Run, TrainState, Progress]:
         loss_and_gradient = make_loss_and_gradient(
             model, mesh, texts_per_example=texts_per_example, scale=config.scale, symmetric=symmetric,
             dropout_seed=config.seed if config.dropout else None, dtype=jnp.dtype(config.dtype), remat=config.remat,
-            implementation=config.loss_implementation, encode_blocks=config.encode_blocks,
-            key_exchange=config.key_exchange,
+            implementation=config.loss_implementation, attention_implementation=config.attention,
+            encode_blocks=config.encode_blocks, key_exchange=config.key_exchange,
         )
         return make_train_step(loss_and_gradient, optimizer, schedule, mesh)
 
