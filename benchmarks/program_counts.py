@@ -1,4 +1,4 @@
-"""What a program does, counted: FLOPs of the matrix products in its jaxpr, collectives in its scheduled HLO.
+"""What a program does, counted: FLOPs of the matrix products in its jaxpr, collectives and HBM traffic in its HLO.
 
 XLA's cost_analysis is no help with FLOPs: it counts the body of a loop once, and of a Mosaic kernel what its author
 declared as cost_estimate, nothing in ours.
@@ -11,12 +11,24 @@ from typing import Any, NamedTuple
 import jax
 
 COLLECTIVE = re.compile(r" (all-gather|all-reduce|reduce-scatter|collective-permute|all-to-all)(-start)?\(")
-ARRAY = re.compile(r"\b(pred|[a-z]+(\d+)\w*)\[([\d,]*)\]")
+ARRAY = re.compile(r"\b(pred|[a-z]+(\d+)\w*)\[([\d,]*)\](\{[^}]*\})?")
+INSTRUCTION = re.compile(r"%([\w.\-]+) = (.*?) ([a-z][\w\-]*)\(([^)]*)\)")
 COMPUTATION = re.compile(r"^(ENTRY )?%?([\w.\-]+) \(.*\{$")
 CALLED = re.compile(r"\b(?:calls|to_apply|body|called_computations|branch_computations)=(?:\{([^}]*)\}|%?([\w.\-]+))")
 
 
+ON_CHIP = "S("  # of a layout: the memory space is not HBM
+NO_TRAFFIC = ("parameter", "constant", "tuple", "get-tuple-element", "bitcast")
+
 REDUCE_SCATTER = "all-reduce-scatter"  # how libtpu names a fusion of an all-reduce with the slice that is kept of it
+
+
+class Instruction(NamedTuple):
+    type: str
+    operation: str
+    arguments: str
+    operands: tuple[str, ...]
+    called: str  # the computation of a fusion
 
 
 class Collective(NamedTuple):
@@ -73,6 +85,65 @@ def collectives(hlo: str) -> list[Collective]:
     return found
 
 
+def hbm_bytes(hlo: str) -> int:
+    """Bytes that a scheduled HLO module of one TPU reads from HBM and writes to it, and not what lies on the chip.
+
+    Each instruction (a fusion is one) reads its operands once, or the slices that it takes of them; so does a Mosaic
+    kernel, which must not read anything twice. The padding of tiles is left out.
+    """
+    if " while(" in hlo:
+        raise ValueError("the program has a loop, and its HLO does not say how often it runs")
+    computations, entry = _computations(hlo)
+    program = {name: _instructions(lines) for name, lines in computations.items()}
+    total = 0
+    for name, instruction in program[entry].items():
+        if instruction.operation.endswith("-done"):  # of a transfer: from or to HBM, or both
+            total += _size(instruction.type) * (1 if ON_CHIP in program[entry][instruction.operands[0]].type else 2)
+        elif instruction.operation not in NO_TRAFFIC and not instruction.operation.endswith("-start"):
+            in_hbm = [operand for operand in set(instruction.operands) if ON_CHIP not in program[entry][operand].type]
+            total += sum(_bytes_read(program, entry, name, operand) for operand in in_hbm)
+            total += sum(count * size for count, size, layout in _arrays(instruction.type) if ON_CHIP not in layout)
+    return total
+
+
+def _bytes_read(program: dict[str, dict[str, Instruction]], computation: str, name: str, operand: str) -> int:
+    """Bytes of the operand that the instruction of that name reads."""
+    instructions = program[computation]
+    instruction, whole = instructions[name], _size(instructions[operand].type)
+    if instruction.operation in ("slice", "dynamic-slice"):
+        return _size(instruction.type)
+    if instruction.operation == "bitcast":
+        inner, arrays = computation, [name]
+    elif instruction.operation == "fusion":
+        inner = instruction.called
+        arrays = [each for each, parameter in program[inner].items() if parameter.operation == "parameter"
+                  and instruction.operands[int(parameter.arguments)] == operand]
+    else:
+        return whole
+    readers = [(reader, array) for array in arrays for reader, reading in program[inner].items()
+               if array in reading.operands]
+    return min(whole, sum(_bytes_read(program, inner, *each) for each in readers)) if readers else whole
+
+
+def _instructions(lines: list[str]) -> dict[str, Instruction]:
+    found = {}
+    for match in filter(None, map(INSTRUCTION.search, lines)):
+        called = CALLED.search(match.string)
+        found[match[1]] = Instruction(match[2], match[3], match[4], tuple(re.findall(r"%([\w.\-]+)", match[4])),
+                                      (called[1] or called[2]).lstrip("%") if called else "")
+    return found
+
+
+def _size(arrays: str) -> int:
+    return sum(count * size for count, size, _ in _arrays(arrays))
+
+
+def _arrays(text: str) -> list[tuple[int, int, str]]:
+    """(elements, bytes of one, layout) of each array that the text names."""
+    return [(math.prod(int(size) for size in sizes.split(",") if size), int(bits or 8) // 8, layout)
+            for _, bits, sizes, layout in ARRAY.findall(text)]
+
+
 def _computations(hlo: str) -> tuple[dict[str, list[str]], str]:
     """The lines of each computation, and the name of the one that is run."""
     computations, entry, name = {}, "", ""
@@ -88,8 +159,7 @@ def _computations(hlo: str) -> tuple[dict[str, list[str]], str]:
 
 def _collective(kind: str, instruction: str) -> Collective:
     """The instruction is "%name = its results opcode("."""
-    arrays = [(math.prod(int(size) for size in sizes.split(",") if size), int(bits or 8) // 8)
-              for _, bits, sizes in ARRAY.findall(instruction)]
+    arrays = [(elements, size) for elements, size, _ in _arrays(instruction)]
     if instruction.endswith(("all-gather-start(", "collective-permute-start(")):  # (operands, results, scalars)
         arrays = [(elements, size) for elements, size in arrays if elements > 1]
         arrays = arrays[len(arrays) // 2:]

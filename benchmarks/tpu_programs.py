@@ -20,8 +20,11 @@ from jax.experimental import topologies
 from jax.sharding import Mesh, NamedSharding, PartitionSpec
 
 from data.packing import PackedTexts
+from kernels.attention.api import attend
 from kernels.contrastive.api import similarity_logsumexp
-from model.config import ModelConfig
+from kernels.dropout import DropoutKeys
+from model.config import EncoderConfig, ModelConfig
+from model.encoder import transformer_layer
 from model.parameters import abstract, declare
 from sharding.mesh import DATA_AXIS, make_mesh
 from training.losses import contrastive_loss, contrastive_objective
@@ -43,6 +46,11 @@ class Program(NamedTuple):
     def temp_bytes(self) -> int:
         """HBM of a device beside the program's arguments and results."""
         return self.compiled.memory_analysis().temp_size_in_bytes
+
+    @property
+    def bytes_accessed(self) -> int:
+        """What XLA counts every instruction to read and write, in HBM or VMEM, transfers between them included."""
+        return int(self.compiled.cost_analysis()["bytes accessed"])
 
 
 def prepare_compiler() -> None:
@@ -117,8 +125,55 @@ def compile_loss(mesh: Mesh, dtype: jnp.dtype, *, examples: int, width: int, **o
                            _array(mesh, SPLIT, jnp.uint32, mesh.size, 2 * examples, 2))
 
 
+def compile_attention(
+    mesh: Mesh, encoder: EncoderConfig, dtype: jnp.dtype, *, rows: int, row_length: int, implementation: str
+) -> Program:
+    """Attention over `rows` packed rows a device, with the encoder's dropout, and its gradient."""
+
+    def on_each_device(qkv, segments, dropout, gradient):
+        out, pull_back = jax.vjp(lambda qkv: attend(
+            qkv, segments, dropout, num_heads=encoder.num_heads, rate=encoder.attention_dropout,
+            implementation=implementation), qkv)
+        return out, *pull_back(gradient)
+
+    return _compile_over_rows(mesh, on_each_device, encoder, dtype, rows, row_length, 3 * encoder.hidden_size)
+
+
+def compile_layer(
+    mesh: Mesh, encoder: EncoderConfig, dtype: jnp.dtype, *, rows: int, row_length: int, implementation: str
+) -> Program:
+    """One layer over `rows` packed rows a device, with dropout, and the gradient of its input and its weights."""
+    layers = abstract(declare(ModelConfig(encoder, "mean", (), True, row_length, True)))["layers"]
+    weights = jax.tree.map(lambda leaf: _array(mesh, WHOLE, leaf.dtype, *leaf.shape[1:]), layers)
+
+    def on_each_device(hidden, segments, dropout, gradient, weights):
+        out, pull_back = jax.vjp(lambda hidden, weights: transformer_layer(
+            weights, encoder, hidden, segments, jnp.uint32(0), dropout, implementation), hidden, weights)
+        return out, *pull_back(gradient)
+
+    return _compile_over_rows(mesh, on_each_device, encoder, dtype, rows, row_length, encoder.hidden_size, weights)
+
+
+def _compile_over_rows(mesh, on_each_device, encoder: EncoderConfig, dtype, rows, row_length, width, *weights):
+    rows *= mesh.size
+    step = jax.shard_map(on_each_device, mesh=mesh, in_specs=(SPLIT,) * 4 + (WHOLE,) * len(weights), out_specs=SPLIT,
+                         check_vma=False)
+    key = _array(mesh, SPLIT, jnp.uint32, rows)
+    return compile_program(
+        step, _array(mesh, SPLIT, dtype, rows, row_length, width), _array(mesh, SPLIT, jnp.int32, rows, row_length),
+        DropoutKeys(key, key), _array(mesh, SPLIT, dtype, rows, row_length, encoder.hidden_size), *weights)
+
+
 def compile_train_step(
-    mesh: Mesh, model: ModelConfig, dtype: jnp.dtype, *, examples: int, rows: int, row_length: int,
+    mesh: Mesh,
+    model: ModelConfig,
+    dtype: jnp.dtype,
+    *,
+    examples: int,
+    rows: int,
+    row_length: int,
+    remat: bool = True,
+    attention_implementation: str = "auto",
     objective: Objective | None = None,
 ) -> Program:
     """The step of `examples` pairs a device in one packed block, gradient and optimizer, as one program.
@@ -131,7 +186,9 @@ def compile_train_step(
         implementation="auto",
     )
     loss_and_gradient = make_loss_and_gradient(
-        model, mesh, objective, texts_per_example=2, dropout_seed=0, dtype=dtype, remat=True)
+        model, mesh, objective, texts_per_example=2, dropout_seed=0, dtype=dtype, remat=remat,
+        attention_implementation=attention_implementation,
+    )
     schedule = learning_rate_schedule("linear", 2e-5, 500, 100_000)
     optimizer = make_optimizer(schedule, b1=0.9, b2=0.999, epsilon=1e-6, weight_decay=0.01, clip_norm=1.0)
     initial = functools.partial(initial_state, optimizer=optimizer, objective=objective)

@@ -10,6 +10,8 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
+from kernels.dropout import DropoutKeys, keep_mask
+
 # Sites of a layer; the embeddings are a site of "layer" 0 too, whose number no layer site has.
 EMBEDDINGS, ATTENTION_PROBABILITIES, ATTENTION_OUTPUT, FEED_FORWARD_OUTPUT = range(4)
 
@@ -19,13 +21,6 @@ class DropoutSeed(NamedTuple):
 
     seed: jax.Array | int  # [] uint32
     step: jax.Array | int  # [] uint32
-
-
-class DropoutKeys(NamedTuple):
-    """A 64-bit key for each row."""
-
-    low: jax.Array  # [r] uint32
-    high: jax.Array  # [r] uint32
 
 
 def _mix(state: jax.Array) -> jax.Array:
@@ -56,21 +51,6 @@ def row_keys(seed: DropoutSeed, first_block: jax.Array | int, num_blocks: int, n
 def site_keys(keys: DropoutKeys, layer: jax.Array | int, site: int) -> DropoutKeys:
     """The rows' keys for one site of one layer."""
     return _absorb(_absorb(keys, layer), site)
-
-
-def keep_mask(keys: DropoutKeys, shape: tuple[int, ...], rate: float) -> jax.Array:
-    """Boolean [r, ...], each element true with probability 1 - rate. Its index within the row is the counter."""
-    one_row = (1, *shape[1:])
-    counter = jnp.zeros(one_row, jnp.uint32)
-    stride = 1
-    for axis in range(len(shape) - 1, 0, -1):
-        counter += jax.lax.broadcasted_iota(jnp.uint32, one_row, axis) * np.uint32(stride)
-        stride *= shape[axis]
-    low, high = (jnp.reshape(key, (-1,) + (1,) * (len(shape) - 1)) for key in keys)
-    state = (counter ^ low) * np.uint32(0x9E3779B1)
-    state = ((state ^ (state >> 15)) + high) * np.uint32(0x85EBCA6B)
-    state = (state ^ (state >> 13)) * np.uint32(0xC2B2AE35)
-    return state >= np.uint32(round(rate * 2**32))
 
 
 def dropout(x: jax.Array, keys: DropoutKeys | None, layer: jax.Array | int, site: int, rate: float) -> jax.Array:

@@ -10,8 +10,8 @@ import math
 import jax
 import jax.numpy as jnp
 
+from kernels.attention.api import Implementation, attend
 from kernels.implementation import device_kind
-from model.attention import attend
 from model.config import EncoderConfig
 from model.dropout import (
     ATTENTION_OUTPUT,
@@ -35,17 +35,18 @@ def encode(
     dtype: jnp.dtype = jnp.float32,
     dropout: DropoutKeys | None = None,
     remat: bool = False,
+    attention_implementation: Implementation = "auto",
 ) -> jax.Array:
     """Hidden states [r, L, D] in `dtype`; those of unused tokens mean nothing, but are finite.
 
     remat keeps only each layer's input for the backward pass and computes the rest again.
     """
     hidden = embed_tokens(parameters["embeddings"], config, tokens, positions, dropout).astype(dtype)
-    same_text = (segments[:, :, None] == segments[:, None, :]).astype(jnp.float32)  # [r, L, L]
 
     def layer(hidden, inputs):
         index, weights = inputs
-        return transformer_layer(weights, config, hidden, same_text, index, dropout), None
+        return transformer_layer(
+            weights, config, hidden, segments, index, dropout, attention_implementation), None
 
     if remat:
         layer = jax.checkpoint(layer)
@@ -76,14 +77,15 @@ def transformer_layer(
     weights: Tree,
     config: EncoderConfig,
     hidden: jax.Array,  # [r, L, D]
-    same_text: jax.Array,  # [r, L, L] float32
+    segments: jax.Array,  # [r, L] int32
     index: jax.Array,  # [] uint32, number of the layer
     keys: DropoutKeys | None,
+    attention_implementation: Implementation,
 ) -> jax.Array:
     """One post-norm layer: x = norm(x + attention(x)); norm(x + feed_forward(x))."""
     epsilon = config.layer_norm_epsilon
     with jax.named_scope("attention"):
-        attended = attention(weights, config, hidden, same_text, index, keys)
+        attended = attention(weights, config, hidden, segments, index, keys, attention_implementation)
         attended = dense(attended, weights["attention_kernel"], weights["attention_bias"])
         if config.family != "distilbert":  # which has no dropout here
             attended = dropout(attended, keys, index, ATTENTION_OUTPUT, config.hidden_dropout)
@@ -101,9 +103,10 @@ def attention(
     weights: Tree,
     config: EncoderConfig,
     hidden: jax.Array,  # [r, L, D]
-    same_text: jax.Array,  # [r, L, L] float32
+    segments: jax.Array,  # [r, L] int32
     index: jax.Array,
     keys: DropoutKeys | None,
+    implementation: Implementation,
 ) -> jax.Array:
     """Projections to queries, keys and values, and attention; [r, L, D]."""
     size = config.hidden_size
@@ -111,10 +114,12 @@ def attention(
     # an exact zero, and not rounding noise that AdamW would blow up to steps of full size.
     bias = weights["qkv_bias"].at[1].set(0.0)
     qkv = dense(hidden, weights["qkv_kernel"].reshape(size, 3 * size), bias.reshape(3 * size))
-    if keys is not None and config.attention_dropout > 0:
+    if config.attention_dropout == 0:
+        keys = None
+    if keys is not None:
         keys = site_keys(keys, index, ATTENTION_PROBABILITIES)
-        return attend(qkv, same_text, keys, config.num_heads, config.attention_dropout)
-    return attend(qkv, same_text, None, config.num_heads, 0.0)
+    return attend(qkv, segments, keys, num_heads=config.num_heads, rate=config.attention_dropout,
+                  implementation=implementation)
 
 
 def dense(x: jax.Array, kernel: jax.Array, bias: jax.Array) -> jax.Array:

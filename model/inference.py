@@ -179,7 +179,7 @@ def _compiled(config: ModelConfig, dtype: jnp.dtype, mesh: jax.sharding.Mesh):
         with jax.default_matmul_precision("highest" if dtype == jnp.float32 else "default"):
             return jax.shard_map(
                 local, mesh=mesh, in_specs=(PartitionSpec(), PartitionSpec(DATA_AXIS)),
-                out_specs=PartitionSpec(DATA_AXIS),
+                out_specs=PartitionSpec(DATA_AXIS), check_vma=False,
             )(parameters, packed)
 
     return jax.jit(run, static_argnames="normalize")

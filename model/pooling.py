@@ -8,6 +8,7 @@ import jax
 import jax.numpy as jnp
 
 from data.packing import PackedTexts, max_segments
+from kernels.attention.api import Implementation
 from model.config import ModelConfig
 from model.dropout import DropoutSeed, row_keys
 from model.encoder import dense, encode
@@ -23,6 +24,7 @@ def embed(
     dropout: DropoutSeed | None = None,
     remat: bool = False,
     first_block: jax.Array | int = 0,  # global index of the first local block: names the dropout masks
+    attention_implementation: Implementation = "auto",
 ) -> jax.Array:
     """Embeddings [p, T, d] float32 of the packed texts; zeros for empty slots. Unit norm if config.normalize."""
     blocks, rows, length = packed.tokens.shape
@@ -31,7 +33,8 @@ def embed(
         array.reshape(blocks * rows, length) for array in (packed.tokens, packed.segments, packed.positions)
     )
     hidden = encode(
-        parameters, config.encoder, tokens, segments, positions, dtype=dtype, dropout=keys, remat=remat
+        parameters, config.encoder, tokens, segments, positions, dtype=dtype, dropout=keys, remat=remat,
+        attention_implementation=attention_implementation,
     )
     text_rows = packed.text_rows + rows * jnp.arange(blocks, dtype=jnp.int32)[:, None]
     with jax.named_scope("pooling"):

@@ -25,6 +25,7 @@ class TrainConfig:
     encode_length: int = flag(256, "tokens of a text that the exported model reads, special tokens included")
     dropout: bool = flag(True, "drop out as the model's configuration says; false: no dropout")
     dtype: Literal["float32", "bfloat16"] = flag("float32", "dtype of activations and matrix products")
+    attention: Literal["auto", "xla", "tpu"] = flag("auto", "form of attention: plain XLA or a Pallas kernel for TPUs")
     remat: bool = flag(False, "recompute each layer in the backward pass: less memory, a third more arithmetic")
 
     keep_layers: tuple[str, ...] = flag((), "numbers, from 0, of the layers of --init to start from: "

@@ -186,7 +186,7 @@ def set_up(config: TrainConfig, mesh) -> tuple[Run, TrainState, Progress]:
         loss_and_gradient = make_loss_and_gradient(
             model, mesh, objective, texts_per_example=texts_per_example,
             dropout_seed=config.seed if config.dropout else None, dtype=jnp.dtype(config.dtype), remat=config.remat,
-            encode_blocks=config.encode_blocks,
+            attention_implementation=config.attention, encode_blocks=config.encode_blocks,
         )
         return make_train_step(loss_and_gradient, optimizer, schedule, mesh, objective)
 

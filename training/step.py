@@ -55,6 +55,7 @@ def make_loss_and_gradient(
     dropout_seed: int | None,
     dtype: jnp.dtype,
     remat: bool,
+    attention_implementation: str = "auto",
     encode_blocks: int = 0,
 ) -> Callable[[Any, Any, StepBatch, jax.Array], tuple[jax.Array, Any, dict[str, jax.Array], Any]]:
     """(parameters, memory, batch, step) -> mean loss over the global batch, its exact gradient, metrics, memory.
@@ -72,6 +73,7 @@ def make_loss_and_gradient(
                 parameters, model, part, dtype=dtype, remat=remat,
                 dropout=None if seed is None else DropoutSeed(seed, step),
                 first_block=lax.axis_index(DATA_AXIS) * blocks + first_block,
+                attention_implementation=attention_implementation,
             )  # [p, T, d]
 
         def share_of_loss(parameters, embeddings):

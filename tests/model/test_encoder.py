@@ -156,32 +156,6 @@ def test_a_text_has_no_gradient_with_respect_to_another():
         assert (found[~own] == 0).all()
 
 
-def plain_attention(qkv, same_text, num_heads):
-    """Attention as the formula has it, for gradients by automatic differentiation."""
-    rows, length, width = qkv.shape
-    q, k, v = jnp.moveaxis(qkv.reshape(rows, length, 3, num_heads, -1), (2, 3), (0, 2))
-    scores = q @ k.swapaxes(-1, -2) / np.sqrt(q.shape[-1])
-    probabilities = jax.nn.softmax(jnp.where(same_text[:, None] > 0, scores, -jnp.inf), axis=-1)
-    return (probabilities @ v).transpose(0, 2, 1, 3).reshape(rows, length, width // 3)
-
-
-@pytest.mark.parametrize("rows,length", [(3, 16), (6, 160)])  # all rows at once, and in parts
-def test_attention_gradient_equals_automatic_differentiation(rows, length):
-    from model.attention import CACHED_SCORES, attend
-
-    heads, size = 12, 4
-    assert (rows * heads * length**2 > CACHED_SCORES) == (length == 160)
-    generator = np.random.default_rng(4)
-    qkv = generator.standard_normal((rows, length, 3 * heads * size)).astype(np.float32) * 2
-    segments = np.sort(generator.integers(0, 4, (rows, length)), axis=1)
-    same_text = jnp.float32(segments[:, :, None] == segments[:, None, :])
-    weights = generator.standard_normal((rows, length, heads * size)).astype(np.float32)
-    expected, expected_vjp = jax.vjp(lambda x: plain_attention(x, same_text, heads), qkv)
-    found, found_vjp = jax.vjp(lambda x: attend(x, same_text, None, heads, 0.0), qkv)
-    np.testing.assert_allclose(found, expected, atol=1e-5)
-    np.testing.assert_allclose(found_vjp(weights)[0], expected_vjp(weights)[0], atol=2e-5)
-
-
 @pytest.mark.parametrize("name", ["gelu", "layer_norm"])
 def test_hand_written_gradients(name):
     from model.encoder import gelu, layer_norm
@@ -233,6 +207,24 @@ def test_rematerialisation_changes_nothing():
 
     for one, other in zip(jax.tree.leaves(gradient(False)), jax.tree.leaves(gradient(True)), strict=True):
         np.testing.assert_allclose(one, other, atol=1e-5)
+
+
+def test_the_attention_kernel_gives_the_same_embeddings_and_gradient():
+    """With the same dropout as in the plain form."""
+    config, parameters = small_model(hidden_size=128, num_heads=4, intermediate_size=128, num_layers=2)
+    packed = pack_texts(random_texts(11), None, 128, 0)
+    weights = np.random.default_rng(11).standard_normal((1, 14, 128)).astype(np.float32)
+
+    def value_and_gradient(implementation):
+        def value(parameters):
+            found = embed(parameters, config, packed, dropout=DropoutSeed(1, 2),
+                          attention_implementation=implementation)
+            return (found * weights).sum(), found
+        return jax.jit(jax.value_and_grad(value, has_aux=True))(parameters)
+
+    plain, kernel = value_and_gradient("xla"), value_and_gradient("tpu_interpret")
+    for one, other in zip(jax.tree.leaves(plain), jax.tree.leaves(kernel), strict=True):
+        np.testing.assert_allclose(other, one, rtol=1e-4, atol=1e-5 * np.abs(one).max())
 
 
 def test_bfloat16_is_close():

@@ -1,11 +1,12 @@
-"""Multi-head attention within the texts of packed rows, with a backward pass that keeps only log-sum-exps.
+"""out = dropout(softmax(q k^T / sqrt(d) over the tokens of the same text)) v by plain XLA, for any back end.
 
-    out = dropout(softmax(q k^T / sqrt(d) over the tokens of the same text)) v
+The backward pass keeps the output and a log-sum-exp a query, and computes the scores again. On the CPU c rows are done
+at a time, so that their scores [c, h, L, L] stay in the cache; elsewhere all rows at once. Three things matter on the
+CPU, each a factor of its own: scores in the cache; a mask that multiplies (an exponential of a masked score is a
+denormal number, on which every later product is slow); and products whose left operand is contracted over its last axis
+(the others are slow).
 
-r rows, L tokens a row, D hidden size, h heads, d = D / h. On the CPU c rows are done at a time, so that their scores
-[c, h, L, L] stay in the cache; elsewhere all rows at once. Three things matter on the CPU, each a factor of its own:
-scores in the cache; a mask that multiplies (an exponential of a masked score is a denormal number, on which every later
-product is slow); and products whose left operand is contracted over its last axis (the others are slow).
+Legend: r rows, L tokens a row, D hidden size, h heads, d = D / h.
 """
 
 import functools
@@ -14,35 +15,36 @@ import math
 import jax
 import jax.numpy as jnp
 
-from model.dropout import DropoutKeys, keep_mask
+from kernels.dropout import DropoutKeys, keep_mask
 
 CACHED_SCORES = 2**20  # score elements done at a time on the CPU: 4 MiB
 
 
-@functools.partial(jax.custom_vjp, nondiff_argnums=(3, 4))
-def attend(
-    qkv: jax.Array,  # [r, L, 3 D]: queries, keys, values; in each, the heads side by side
+def forward(
+    qkv: jax.Array,  # [r, L, 3 D]
     same_text: jax.Array,  # [r, L, L] float32: 1 where both tokens are of one text, else 0
-    keys: DropoutKeys | None,  # [r]; None: no dropout
+    dropout: DropoutKeys | None,  # [r]
+    *,
     num_heads: int,
     rate: float,
-) -> jax.Array:
-    """The attended values [r, L, D], in qkv's dtype."""
-    return _attend_forward(qkv, same_text, keys, num_heads, rate)[0]
+) -> tuple[jax.Array, tuple[jax.Array, jax.Array]]:  # out [r, L, D]; what backward wants to know: it and log-sum-exps
+    function = functools.partial(_forward, num_heads=num_heads, rate=rate)
+    out, logsumexp = _over_rows(function, num_heads, qkv, same_text, dropout)
+    return out, (out, logsumexp)
 
 
-def _attend_forward(qkv, same_text, keys, num_heads, rate):
-    forward = functools.partial(_forward, num_heads=num_heads, rate=rate)
-    out, logsumexp = _over_rows(forward, num_heads, qkv, same_text, keys)
-    return out, (qkv, same_text, keys, out, logsumexp)
-
-
-def _attend_backward(num_heads, rate, residuals, gradient):
-    backward = functools.partial(_backward, num_heads=num_heads, rate=rate)
-    return _over_rows(backward, num_heads, *residuals, gradient), None, None
-
-
-attend.defvjp(_attend_forward, _attend_backward)
+def backward(
+    qkv: jax.Array,  # [r, L, 3 D]
+    same_text: jax.Array,  # [r, L, L] float32
+    dropout: DropoutKeys | None,  # [r]
+    residuals: tuple[jax.Array, jax.Array],
+    gradient: jax.Array,  # [r, L, D]
+    *,
+    num_heads: int,
+    rate: float,
+) -> jax.Array:  # [r, L, 3 D]
+    function = functools.partial(_backward, num_heads=num_heads, rate=rate)
+    return _over_rows(function, num_heads, qkv, same_text, dropout, *residuals, gradient)
 
 
 def _over_rows(function, num_heads: int, *arrays):
