@@ -1,5 +1,6 @@
 """SCT, L_CD and the mean squared error against plain float64 loops, queue order included, on 1, 2 and 8 devices."""
 
+import dataclasses
 import functools
 
 import jax
@@ -19,6 +20,7 @@ from training.step import initial_state, make_train_step
 
 BLOCKS, EXAMPLES, WIDTH = 8, 2, 6  # packing blocks, examples a block
 B = BLOCKS * EXAMPLES
+ONE_LAYER = dataclasses.replace(MODEL, encoder=dataclasses.replace(MODEL.encoder, num_layers=1))
 OPTIONS = QueueOptions(size=2 * B, num_queues=2, reference_temperature=0.2, temperature=0.3, weight=1.0,
                        dtype=jnp.float32, implementation="xla", seed=5)
 
@@ -227,16 +229,16 @@ def test_sizes_that_do_not_fit():
 @functools.cache
 def run_steps(devices, reference="own", dropout=True, encode_blocks=0, with_teacher=False):
     """Losses, last state and last metrics of three steps of SCT on packed texts."""
-    width, batch_size = MODEL.embedding_size, 24  # test_parallel's
+    width, batch_size = ONE_LAYER.embedding_size, 24  # examples of test_parallel's batches
     options = OPTIONS._replace(size=2 * batch_size)
     objective = sct_objective(width, batch_size, options, head=True, reference=reference, momentum=0.5)
     if with_teacher:
         objective = add_objectives(objective, teacher_objective(width, width, batch_size, options))
     mesh = make_mesh(jax.devices()[:devices])
-    loss_and_gradient, _, _ = make_step(mesh, objective, 2, dropout, encode_blocks)
+    loss_and_gradient, _, _ = make_step(mesh, objective, 2, dropout, encode_blocks, ONE_LAYER)
     optimizer = optax.sgd(0.1)  # Adam would divide small gradients by their rounding
     train_step = make_train_step(loss_and_gradient, optimizer, optax.constant_schedule(0.1), mesh, objective)
-    parameters = initialize(declare(MODEL) | objective.parameters, jax.random.key(1))
+    parameters = initialize(declare(ONE_LAYER) | objective.parameters, jax.random.key(1))
     state, losses = initial_state(replicate(parameters, mesh), optimizer, objective), []
     for seed in range(3):
         packed = pack(*random_texts(seed, 2))
@@ -247,7 +249,7 @@ def run_steps(devices, reference="own", dropout=True, encode_blocks=0, with_teac
 
 
 @pytest.mark.parametrize("devices, reference, encode_blocks, with_teacher", [
-    (8, "own", 0, True), (2, "own", 2, True), (8, "momentum", 0, False),
+    (8, "own", 0, True), (2, "own", 2, True), (2, "momentum", 0, False),
 ])
 def test_steps_do_not_depend_on_devices_or_parts(devices, reference, encode_blocks, with_teacher):
     expected, state, metrics = run_steps(1, reference, with_teacher=with_teacher)

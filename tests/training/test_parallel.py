@@ -95,9 +95,9 @@ def make_objective(symmetric, key_exchange="all_gather", learn_scale=False):
     )
 
 
-def make_step(mesh, objective, texts_per_example, dropout, encode_blocks=0):
+def make_step(mesh, objective, texts_per_example, dropout, encode_blocks=0, model=MODEL):
     loss_and_gradient = make_loss_and_gradient(
-        MODEL, mesh, objective, texts_per_example=texts_per_example, dropout_seed=3 if dropout else None,
+        model, mesh, objective, texts_per_example=texts_per_example, dropout_seed=3 if dropout else None,
         dtype=jnp.float32, remat=False, encode_blocks=encode_blocks,
     )
     schedule = learning_rate_schedule("linear", 1e-2, 1, 10)
