@@ -3,6 +3,14 @@
 Losses compose from it by AD: a one-way loss takes row_lse alone, a symmetric one takes both from a single product, and
 over devices the column part is combined by sharding.collectives.psum_logsumexp.
 
+With u = b N D the product of queries and keys costs 2u FLOPs. The floor of loss and gradient, one way or symmetric from
+one product, is 8u where the backward recomputes the scores (forward 2u, backward 6u), and 6u where it finds them kept:
+all of them, or one way those of a strip of r rows at a time, in 2 r N bytes. What the implementations execute:
+
+  reference  6u      and keeps [b, N]
+  xla        8u      6u where the whole block is one tile
+  tpu        8u      10u where the float32 gradient of the queries does not fit into VMEM: large batches on v3 and v4
+
 Legend: b query rows, N keys, D width; R devices, n keys of one device.
 """
 

@@ -24,7 +24,7 @@ def test_the_loss_takes_a_twentieth_of_the_materialised_forms_memory():
     assert not result.naive_failure
     assert result.naive_bytes >= 4 * SMALL.local_batch * SMALL.global_batch  # it does hold the scores
     assert result.temp_bytes <= result.naive_bytes / compile_tpu.MEMORY_TARGET
-    assert 6 <= result.flops <= 10  # 6u keeps the scores, 8u recomputes them once, 10u once for each gradient
+    assert result.flops == compile_tpu.FLOOR
 
 
 @needs_libtpu
