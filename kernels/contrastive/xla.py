@@ -1,6 +1,6 @@
 """row_lse_i = log sum_j exp(s_ij), column_lse_j = log sum_i exp(s_ij), s_ij = scale <q_i, k_j>, blocked, any back end.
 
-[b, N] is never formed: a tile of at most TILE_BYTES of float32 scores is live at a time (XLA keeps two or three arrays
+[b, N] is never formed: a tile of float32 scores of at most TILE_BYTES is live at a time (XLA keeps two or three arrays
 of that size). With u = b N D the forward costs 2u FLOPs and the backward 6u, the floor of any scheme that recomputes
 the scores. Where the whole block is one tile there is no loop, and XLA shares the product between forward and backward.
 
@@ -12,20 +12,21 @@ import jax.numpy as jnp
 
 from kernels.contrastive import tile
 from kernels.contrastive.labels import EMPTY, NO_KEY_TEXT, NO_QUERY_TEXT, PairLabels, is_left_out
+from kernels.implementation import device_kind
 from kernels.products import product
 
-TILE_BYTES = 8 * 2**20
-MIN_COLUMN_BLOCK = 256
-"""A product with fewer columns than this is bound by memory traffic of the [r, D] operands."""
+CPU_TILE_BYTES = 4 * 2**20  # stays in the processor's cache
+TILE_BYTES = 64 * 2**20  # elsewhere: few and large products
+ROW_BLOCK = 1024
+"""Rows of a tile, where there are as many: then all three products of the backward have sides of some length."""
 
 
 def default_blocks(num_rows: int, num_keys: int) -> tuple[int, int]:
-    """(r, c): the whole block where it fits TILE_BYTES, else all rows and few columns, else few rows too."""
-    tile_size = TILE_BYTES // 4
+    """(r, c): the whole block where it is no larger than a tile, else ROW_BLOCK rows and as many columns as fit."""
+    tile_size = (CPU_TILE_BYTES if device_kind() == "cpu" else TILE_BYTES) // 4
     if num_rows * num_keys <= tile_size:
         return num_rows, num_keys
-    column_block = max(MIN_COLUMN_BLOCK, _power_of_two_below(tile_size // num_rows))
-    column_block = min(column_block, num_keys)
+    column_block = min(_power_of_two_below(tile_size // min(num_rows, ROW_BLOCK)), num_keys)
     return min(num_rows, _power_of_two_below(tile_size // column_block)), column_block
 
 
@@ -88,6 +89,10 @@ def backward(
     """dS = unit tile.score_gradient; dQ = scale dS K; dK = scale dS^T Q; dscale = sum_ij dS_ij <q_i, k_j>."""
     num_rows, num_keys = queries.shape[0], keys.shape[0]
     rows, keys = _split(queries, keys, labels, row_block, column_block, row_values, column_values)
+    # XLA's CPU back end copies the left operand of dS^T Q transposed, a tile of scores each time: dK^T = Q^T dS is faster.
+    transposed = device_kind() == "cpu" and queries.dtype == jnp.float32
+    if transposed:
+        rows["transposed"] = jnp.swapaxes(rows["operand"], 1, 2)
 
     def column_step(query_gradient, key_block):
         def row_step(key_gradient, row):
@@ -98,11 +103,16 @@ def backward(
             score_gradient = tile.score_gradient(_scores(row_block, key_block, scale), sides, shift)
             score_gradient = score_gradient.astype(queries.dtype)
             query_gradient += product(score_gradient, key_block["operand"], (1, 0))
-            key_gradient += product(score_gradient, row_block["operand"], (0, 0))
+            if transposed:
+                key_gradient += product(row_block["transposed"], score_gradient, (1, 0))
+            else:
+                key_gradient += product(score_gradient, row_block["operand"], (0, 0))
             return key_gradient, query_gradient
 
-        zeros = jnp.zeros(key_block["operand"].shape, jnp.float32)
+        shape = key_block["operand"].shape
+        zeros = jnp.zeros(shape[::-1] if transposed else shape, jnp.float32)
         key_gradient, query_gradient = _scan(row_step, zeros, (rows, query_gradient))
+        key_gradient = key_gradient.T if transposed else key_gradient
         return query_gradient, (scale * unit * key_gradient).astype(key_gradient_dtype)
 
     zeros = jnp.zeros(rows["operand"].shape, jnp.float32)
