@@ -177,7 +177,7 @@ def _compiled(config: ModelConfig, dtype: jnp.dtype, mesh: jax.sharding.Mesh):
 
         # A float32 embedding is one of float32 products: TPUs and GPUs would take fewer bits by default.
         with jax.default_matmul_precision("highest" if dtype == jnp.float32 else "default"):
-            return jax.shard_map(
+            return jax.shard_map(  # check_vma: a Pallas kernel does not say over which axes its result varies
                 local, mesh=mesh, in_specs=(PartitionSpec(), PartitionSpec(DATA_AXIS)),
                 out_specs=PartitionSpec(DATA_AXIS), check_vma=False,
             )(parameters, packed)

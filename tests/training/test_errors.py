@@ -14,6 +14,7 @@ import pytest
     (["--max_length=600", "--row_length=600"], 1, "max_length=600 is above the position table's 512"),
     (["--encode_length=600"], 1, "max_length=600 is above the position table's 512"),
     (["--warmup_steps=70"], 1, "warmup_steps=70 leaves nothing of num_steps=60"),
+    (["--attention=tpu"], 1, "implementation='tpu' cannot run on 'cpu'"),
     (["--init=nowhere/at/all"], 1, "nowhere/at/all"),
     (["--data_dir=nowhere"], 1, "nowhere"),
     (["--eval_sts=nowhere.tsv"], 1, "nowhere.tsv"),
