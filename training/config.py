@@ -46,7 +46,8 @@ class TrainConfig:
     scale: float = flag(20.0, "logits are scale * cosine (20 = temperature 0.05)")
     symmetric: Literal["auto", "always", "never"] = flag(
         "auto", "also classify queries by key; auto: in batches without hard negatives")
-    loss_implementation: Literal["auto", "reference", "xla", "tpu"] = flag("auto", "form of the similarity kernel")
+    loss_implementation: Literal["auto", "reference", "xla", "tpu", "hopper"] = flag(
+        "auto", "form of the similarity kernel")
     key_exchange: KeyExchange = flag(
         "all_gather", "how devices compare with the keys of all. all_gather holds them all, in few large messages: the "
         "faster one while they fit. ring and bidirectional_ring pass them on, in memory that does not grow with the "

@@ -17,7 +17,7 @@ from kernels.contrastive.labels import PairLabels, pair_labels
 from kernels.contrastive.tile import RowStatistics
 from kernels.implementation import choose_implementation
 
-Implementation = Literal["auto", "reference", "xla", "tpu", "tpu_interpret"]
+Implementation = Literal["auto", "reference", "xla", "tpu", "tpu_interpret", "hopper", "hopper_interpret"]
 
 
 class _Options(NamedTuple):
@@ -60,7 +60,8 @@ def similarity_logsumexp(
       bound: the caller's promise that |s_ij| <= bound, as with unit-norm embeddings and bound = scale. Where
         2 bound + ln max(b, N) < 156, a constant then takes the place of the running maximum, which saves exponentials
         (tile.constant_shift). A promise that does not hold gives infinities.
-      implementation: "auto" is "tpu" on a TPU and "xla" elsewhere; a named one raises ValueError where it cannot run.
+      implementation: "auto" is "tpu" on a TPU, "hopper" on a Hopper GPU for bfloat16 operands, and "xla" elsewhere; a
+        named one raises ValueError where it cannot run.
       row_block, column_block: tile sizes; None lets the implementation choose.
 
     Returns:
@@ -70,7 +71,7 @@ def similarity_logsumexp(
     _check_shapes(queries, keys, scale, query_labels, key_labels, positives)
     if bound is not None and not bound >= 0:
         raise ValueError(f"bound must be None or the largest |score|, at least 0, not {bound}")
-    chosen = choose_implementation("similarity_logsumexp", implementation, Implementation.__args__, queries.dtype)
+    chosen = choose("similarity_logsumexp", implementation, queries)
     labels = pair_labels(query_labels, key_labels, positives, queries.shape[0])
     with jax.named_scope("similarity_logsumexp"):
         if chosen == "reference":
@@ -81,6 +82,19 @@ def similarity_logsumexp(
             options = _Options(chosen, columns, statistics, shift, row_block, column_block)
             results = _similarity_logsumexp(options, queries, keys, jnp.asarray(scale, jnp.float32), labels)
     return results if statistics else results[:2]
+
+
+def choose(kernel: str, implementation: Implementation, queries: jax.Array) -> str:
+    """kernels.implementation.choose_implementation among those of this kernel."""
+    return choose_implementation(kernel, implementation, Implementation.__args__, queries.dtype,
+                                 lambda: _hopper().refusal(queries.shape[1], queries.dtype))
+
+
+def _hopper():
+    """The module, imported where it might run: Mosaic GPU takes as long to import as the rest."""
+    from kernels.contrastive import hopper
+
+    return hopper
 
 
 @functools.partial(jax.custom_vjp, nondiff_argnums=(0,))
@@ -113,9 +127,10 @@ _similarity_logsumexp.defvjp(_forward, _backward)
 def _functions(options: _Options):
     """(forward, backward) of the chosen implementation with its static options bound."""
     static = {"shift": options.shift, "row_block": options.row_block, "column_block": options.column_block}
-    module = xla
-    if options.implementation != "xla":
-        module, static = tpu, static | {"interpret": options.implementation == "tpu_interpret"}
+    name, _, interpret = options.implementation.partition("_")
+    module = _hopper() if name == "hopper" else {"xla": xla, "tpu": tpu}[name]
+    if module is not xla:
+        static |= {"interpret": bool(interpret)}
     return functools.partial(module.forward, **static), functools.partial(module.backward, **static)
 
 
