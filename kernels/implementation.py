@@ -1,14 +1,22 @@
 """Which implementation of a kernel runs: a named one fails loudly where it cannot, "auto" says once what it took."""
 
 import functools
+import re
+from collections.abc import Callable
 
 import jax
 import jax.numpy as jnp
 from absl import logging
 
+HOPPER = re.compile(r"\bG?H(100|200|800|20)\b")
+
 
 def choose_implementation(
-    kernel: str, implementation: str, allowed: tuple[str, ...], dtype, unsupported: str = ""
+    kernel: str,
+    implementation: str,
+    allowed: tuple[str, ...],
+    dtype,
+    unsupported: Callable[[str], str | None] = lambda name: None,
 ) -> str:
     """The implementation to run; ValueError where the named one cannot run on the device being compiled for.
 
@@ -16,22 +24,24 @@ def choose_implementation(
       kernel: its name, for the log.
       allowed: the implementations that the kernel has, "auto" ("tpu" on a TPU, "xla" elsewhere) among them.
       dtype: of the operands.
-      unsupported: why "tpu" cannot run on these operands, if it cannot: "auto" is then "xla" everywhere.
+      unsupported: why "tpu" or "hopper" cannot run on these operands, or None: "auto" is then "xla".
     """
     if implementation not in allowed:
         raise ValueError(f"implementation={implementation!r} is none of {', '.join(allowed)}")
     kind = device_kind()
-    on_tpu = kind.startswith("TPU")
+    runs_here = {"tpu": kind.startswith("TPU"), "hopper": bool(HOPPER.search(kind))}
     if implementation == "auto":
-        implementation = "tpu" if on_tpu and not unsupported else "xla"
-        _log_choice(kernel, implementation, f"{kind}: {unsupported}" if on_tpu and unsupported else kind)
-    if implementation == "tpu" and not on_tpu:
-        raise ValueError(f"implementation='tpu' cannot run on {kind!r}: use 'auto', 'xla' or 'tpu_interpret'")
+        reason = unsupported("tpu") if runs_here["tpu"] else None
+        implementation = "tpu" if runs_here["tpu"] and reason is None else "xla"
+        _log_choice(kernel, implementation, f"{kind} (not tpu: {reason})" if reason else kind)
+    if not runs_here.get(implementation, True):
+        raise ValueError(f"implementation={implementation!r} cannot run on {kind!r}: use 'auto', 'xla' or "
+                         f"'{implementation}_interpret'")
+    if (reason := unsupported(implementation.removesuffix("_interpret"))) is not None:
+        raise ValueError(f"implementation={implementation!r}: {reason}; use 'auto' or 'xla'")
     if implementation == "tpu" and kind in ("TPU v2", "TPU v3") and dtype != jnp.float32:
         raise ValueError(f"implementation='tpu' takes float32 operands on a {kind}, not {dtype}: its Mosaic "
                          "kernels have no bfloat16 matrix operand; cast them to float32")
-    if implementation in ("tpu", "tpu_interpret") and unsupported:
-        raise ValueError(f"implementation={implementation!r}: {unsupported}; use 'auto' or 'xla'")
     return implementation
 
 

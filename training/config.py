@@ -60,7 +60,8 @@ class TrainConfig:
     learn_scale: bool = flag(False, "train the scale too, from --scale on")
     symmetric: Literal["auto", "always", "never"] = flag(
         "auto", "also classify queries by key; auto: in batches without hard negatives")
-    loss_implementation: Literal["auto", "reference", "xla", "tpu"] = flag("auto", "form of the similarity kernel")
+    loss_implementation: Literal["auto", "reference", "xla", "tpu", "hopper"] = flag(
+        "auto", "form of the similarity kernel")
     key_exchange: KeyExchange = flag(
         "all_gather", "how devices compare with the keys of all. all_gather holds them all, in few large messages: the "
         "faster one while they fit. ring and bidirectional_ring pass them on, in memory that does not grow with the "

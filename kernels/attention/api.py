@@ -45,8 +45,9 @@ def attend(
       The attended values [r, L, D], in qkv's dtype, the heads side by side.
     """
     _check(qkv, segments, num_heads)
-    chosen = choose_implementation("attend", implementation, Implementation.__args__, qkv.dtype,
-                                   unsupported=tpu.unsupported(qkv, num_heads, device_kind()))
+    chosen = choose_implementation(
+        "attend", implementation, Implementation.__args__, qkv.dtype,
+        lambda name: tpu.unsupported(qkv, num_heads, device_kind()) if name == "tpu" else None)
     if chosen == "reference":
         return reference.attend(qkv, segments, dropout, num_heads=num_heads, rate=rate)
     if chosen == "xla":

@@ -50,8 +50,8 @@ def block_width(length: int, size: int, itemsize: int) -> int:
     return max(width for width in widths if vmem_bytes(length, width, itemsize) <= VMEM_BYTES)
 
 
-def unsupported(qkv: jax.Array, num_heads: int, kind: str) -> str:
-    """Why the kernel cannot run on these operands on that kind of device; empty: it can."""
+def unsupported(qkv: jax.Array, num_heads: int, kind: str) -> str | None:
+    """Why the kernel cannot run on these operands on that kind of device; None: it can."""
     _, length, width = qkv.shape
     size = width // 3
     if size % LANES or LANES % (size // num_heads):
@@ -60,7 +60,7 @@ def unsupported(qkv: jax.Array, num_heads: int, kind: str) -> str:
         return f"rows of {length} tokens are not a multiple of {LANES} up to {LONGEST_ROW}"
     if kind in ("TPU v2", "TPU v3") and qkv.dtype != jnp.float32:
         return f"Mosaic has no {qkv.dtype} matrix operand on a {kind}"
-    return ""
+    return None
 
 
 def forward(

@@ -10,6 +10,7 @@ all of them, or one way those of a strip of r rows at a time, in 2 r N bytes. Wh
   reference  6u      and keeps [b, N]
   xla        8u      6u where the whole block is one tile
   tpu        8u      10u where the float32 gradient of the queries does not fit into VMEM: large batches on v3 and v4
+  hopper     8u
 
 Legend: b query rows, N keys, D width; R devices, n keys of one device.
 """
@@ -26,7 +27,7 @@ from kernels.contrastive.tile import RowStatistics
 from kernels.implementation import choose_implementation
 from sharding.collectives import all_gather_with_gradient
 
-Implementation = Literal["auto", "reference", "xla", "tpu", "tpu_interpret"]
+Implementation = Literal["auto", "reference", "xla", "tpu", "tpu_interpret", "hopper", "hopper_interpret"]
 
 
 class _Options(NamedTuple):
@@ -75,6 +76,7 @@ def similarity_logsumexp(
         order, and labels, positives and column_lse are those of all N. The gradient of the keys is summed over the
         devices in float32 and rounded to their dtype only then, as that of a gathered array would not be.
       implementation: "auto" is "tpu" on a TPU and "xla" elsewhere; a named one raises ValueError where it cannot run.
+        "hopper" is for bfloat16 on Hopper GPUs; as no GPU has run it yet, it must be named.
       row_block, column_block: tile sizes; None lets the implementation choose.
 
     Returns:
@@ -85,7 +87,7 @@ def similarity_logsumexp(
     _check_shapes(queries, all_keys, scale, query_labels, key_labels, positives)
     if bound is not None and not bound >= 0:
         raise ValueError(f"bound must be None or the largest |score|, at least 0, not {bound}")
-    chosen = choose_implementation("similarity_logsumexp", implementation, Implementation.__args__, queries.dtype)
+    chosen = choose("similarity_logsumexp", implementation, queries)
     labels = pair_labels(query_labels, key_labels, positives, queries.shape[0])
     with jax.named_scope("similarity_logsumexp"):
         if chosen == "reference":
@@ -97,6 +99,22 @@ def similarity_logsumexp(
             all_keys = jax.lax.stop_gradient(all_keys)
             results = _similarity_logsumexp(options, queries, keys, all_keys, jnp.asarray(scale, jnp.float32), labels)
     return results if statistics else results[:2]
+
+
+def choose(kernel: str, implementation: Implementation, queries: jax.Array) -> str:
+    """kernels.implementation.choose_implementation among those of this kernel."""
+
+    def unsupported(name: str) -> str | None:
+        return _hopper().refusal(queries.shape[1], queries.dtype) if name == "hopper" else None
+
+    return choose_implementation(kernel, implementation, Implementation.__args__, queries.dtype, unsupported)
+
+
+def _hopper():
+    """The module, imported where it might run: Mosaic GPU takes as long to import as the rest."""
+    from kernels.contrastive import hopper
+
+    return hopper
 
 
 @functools.partial(jax.custom_vjp, nondiff_argnums=(0,))
@@ -135,9 +153,10 @@ _similarity_logsumexp.defvjp(_forward, _backward)
 def _functions(options: _Options):
     """(forward, backward) of the chosen implementation with its static options bound."""
     static = {"shift": options.shift, "row_block": options.row_block, "column_block": options.column_block}
-    module = xla
-    if options.implementation != "xla":
-        module, static = tpu, static | {"interpret": options.implementation == "tpu_interpret"}
+    name, _, interpret = options.implementation.partition("_")
+    module = _hopper() if name == "hopper" else {"xla": xla, "tpu": tpu}[name]
+    if module is not xla:
+        static |= {"interpret": bool(interpret)}
     return functools.partial(module.forward, **static), functools.partial(module.backward, **static)
 
 

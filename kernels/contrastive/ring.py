@@ -25,7 +25,6 @@ import jax.numpy as jnp
 from kernels.contrastive import api, tile
 from kernels.contrastive.labels import PairLabels, pair_labels
 from kernels.contrastive.tile import RowStatistics
-from kernels.implementation import choose_implementation
 from sharding.ring import ring_scan
 
 ELSEWHERE = -1
@@ -86,10 +85,10 @@ def ring_similarity_logsumexp(
       and keys, over all devices.
     """
     api._check_shapes(queries, keys, scale, query_labels, key_labels, positives)
-    chosen = choose_implementation("ring_similarity_logsumexp", implementation, api.Implementation.__args__,
-                                   queries.dtype)
+    chosen = api.choose("ring_similarity_logsumexp", implementation, queries)
     if chosen == "reference":
-        raise ValueError("implementation='reference' has no ring form: use 'auto', 'xla' or 'tpu', or gather the keys")
+        raise ValueError("implementation='reference' has no ring form: use 'auto', 'xla', 'tpu' or 'hopper', or gather "
+                         "the keys")
     labels = pair_labels(query_labels, key_labels, positives, queries.shape[0])
     num_devices = jax.lax.axis_size(axis_name)
     shift = tile.constant_shift(bound, num_devices * queries.shape[0], num_devices * keys.shape[0])

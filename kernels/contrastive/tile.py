@@ -66,17 +66,17 @@ def add(sums: Sums, tile_terms: jax.Array, axis: int) -> Sums:
     if sums.maximum is None:
         return Sums(None, sums.total + jnp.sum(tile_terms, axis=axis, keepdims=True))
     maximum = jnp.maximum(sums.maximum, jnp.max(tile_terms, axis=axis, keepdims=True))
-    shift = _finite(maximum)
+    shift = finite(maximum)
     added = jnp.sum(jnp.exp(tile_terms - shift), axis=axis, keepdims=True)
     return Sums(maximum, sums.total * jnp.exp(sums.maximum - shift) + added)
 
 
 def logsumexp(sums: Sums, shift: float | None) -> jax.Array:
     """The log-sum-exp; -inf where there was no candidate."""
-    return (_finite(sums.maximum) if shift is None else shift) + jnp.log(sums.total)
+    return (finite(sums.maximum) if shift is None else shift) + jnp.log(sums.total)
 
 
-def _finite(maximum):
+def finite(maximum):
     """The maximum, or 0 where there was no candidate, so that exp(-inf - maximum) is 0 and not NaN."""
     return jnp.where(maximum == -jnp.inf, 0.0, maximum)
 
