@@ -35,6 +35,16 @@ class BadLine(ValueError):
     """A line that is no example; the message is the reason."""
 
 
+class Prompts(NamedTuple):
+    """What is put before a text, by its role."""
+
+    query: str = ""
+    document: str = ""  # positives and negatives
+
+
+NO_PROMPTS = Prompts()
+
+
 class RawExample(NamedTuple):
     kind: str  # "pair", "triplet", "set" or "lists"
     texts: tuple[str, ...]  # query, positives, negatives
@@ -49,6 +59,10 @@ class RawExample(NamedTuple):
     def file_kind(self) -> str:
         """What the examples of one file have in common."""
         return "lists with negatives" if self.kind == "lists" and self.has_negatives else self.kind
+
+    def prompted(self, prompts: Prompts) -> list[str]:
+        query, *documents = self.texts
+        return [prompts.query + query, *(prompts.document + text for text in documents)]
 
 
 def syntax_of(path: str | Path) -> str | None:

@@ -8,6 +8,9 @@ JSON list of {"name", "weight", "lines"}; OUT/data_config.json is written for th
 training file below --source_dir is a dataset, of a weight proportional to the square root of its lines: in proportion
 to the lines the largest file would crowd out the rest, and equal weights would repeat the smallest ones.
 
+--query_prompt and --document_prompt are put before the texts that are tokenised. Text ids stay those of the texts
+alone, so that a text is no negative of itself in either role. The manifest hands the prompts on to the trained model.
+
 The same command run again skips the datasets that are finished: those whose source (size and time, or checksum),
 tokenizer and options are what they were. Nothing half-written is ever taken for finished.
 """
@@ -29,7 +32,7 @@ from typing import Literal
 
 import tqdm
 
-from data.formats import SUFFIXES, SourceFile, syntax_of
+from data.formats import SUFFIXES, Prompts, SourceFile, syntax_of
 from data.mixture import read_data_config
 from data.shards import FORMAT_VERSION, MAX_STORED_TOKENS, write_json
 from data.tokenizer import TextTokenizer, load_tokenizer
@@ -60,6 +63,8 @@ class PrepareConfig:
     tsv: Literal["texts", "parallel"] = flag(
         "texts", "what the columns of .tsv files are: a pair or triplet of texts, or a text and its translations")
     tsv_header: bool = flag(False, "the first line of each .tsv file is a header")
+    query_prompt: str = flag("", 'put before each query, the first text of an example, as in "query: "')
+    document_prompt: str = flag("", 'put before each positive and negative, as in "passage: "')
     workers: int = flag(0, "tokenising processes; 0: one for each core")
 
 
@@ -69,6 +74,7 @@ def prepare(config: PrepareConfig) -> None:
     source_dir, data_dir = Path(config.source_dir), Path(config.data_dir)
     names = find_datasets(source_dir, config.data_config, data_dir)
     tokenizer = load_tokenizer(config.tokenizer)
+    _check_prompts(config, names)
     with named_write_errors(data_dir):
         data_dir.mkdir(parents=True, exist_ok=True)
         _place_tokenizer(tokenizer, data_dir)
@@ -93,6 +99,31 @@ def _check_flags(config: PrepareConfig) -> None:
         raise ValueError(f"--max_bad_share={config.max_bad_share} is not in [0, 1)")
     if config.workers < 0:
         raise ValueError(f"--workers={config.workers} is negative")
+    for name, prompt in _prompts(config)._asdict().items():
+        if prompt != prompt.lstrip():  # a model's texts are stripped, and with them what stands before
+            raise ValueError(f"--{name}_prompt={prompt!r} begins with white space")
+
+
+def _prompts(config: PrepareConfig) -> Prompts:
+    return Prompts(config.query_prompt, config.document_prompt)
+
+
+def _check_prompts(config: PrepareConfig, names: list[str]) -> None:
+    """Raises if DATA_DIR holds other datasets than these, with other prompts."""
+    for manifest in _finished_manifests(Path(config.data_dir)):
+        found = Prompts(**manifest["options"].get("prompts", {}))
+        if manifest["name"] not in names and found != _prompts(config):
+            raise ValueError(
+                f"{config.data_dir}/{manifest['name']} was prepared with {found}, not {_prompts(config)}: all datasets "
+                "of a folder have the same. Choose another --data_dir or delete this dataset."
+            )
+
+
+def _finished_manifests(data_dir: Path) -> list[dict]:
+    """The manifests of all datasets in DATA_DIR, earlier runs' too."""
+    folders = [path.parent for path in sorted(data_dir.rglob("manifest.json"))]
+    finished = [folder for folder in folders if folder != data_dir and not folder.name.endswith(".partial")]
+    return [json.loads((folder / "manifest.json").read_text()) for folder in finished]
 
 
 def find_datasets(source_dir: Path, data_config: str, data_dir: Path) -> list[str]:
@@ -129,14 +160,20 @@ def _place_tokenizer(tokenizer: TextTokenizer, data_dir: Path) -> None:
 
 
 def _options(config: PrepareConfig, name: str) -> dict:
-    """The flags that decide what is in a dataset's shards; "tsv" only where it is not "texts"."""
+    """The flags that decide what is in a dataset's shards; "tsv" and "prompts" only where they are not the default."""
     is_tsv = syntax_of(name) == "tsv"
     options = {
         "max_tokens_per_text": config.max_tokens_per_text,
         "records_per_shard": config.records_per_shard,
         "tsv_header": config.tsv_header and is_tsv,
     }
-    return options | {"tsv": config.tsv} if is_tsv and config.tsv != "texts" else options
+    if is_tsv and config.tsv != "texts":
+        options["tsv"] = config.tsv
+    return options | _described(_prompts(config))
+
+
+def _described(prompts: Prompts) -> dict:
+    return {"prompts": prompts._asdict()} if any(prompts) else {}
 
 
 def _finished_manifest(config: PrepareConfig, name: str, fingerprint: str) -> dict | None:
@@ -168,7 +205,10 @@ def _write_datasets(config: PrepareConfig, names: list[str], fingerprint: str) -
         workers, multiprocessing.get_context("spawn"), start_worker, (os.fspath(Path(config.data_dir) / "tokenizer"),)
     )
     progress = tqdm.tqdm(total=total_bytes, unit="B", unit_scale=True, desc="prepare", mininterval=0.5)
-    blocks = ((name, block) for name in names for block in blocks_of(sources[name], config.max_tokens_per_text))
+    blocks = (
+        (name, block) for name in names
+        for block in blocks_of(sources[name], config.max_tokens_per_text, _prompts(config))
+    )
     results = _map_in_order(pool, tokenise_in_worker, blocks, depth=2 * workers + 2)
     manifests = {}
     try:
@@ -215,13 +255,11 @@ def _write_top_files(config: PrepareConfig, manifests: list[dict], tokenizer: Te
         weights = {name: max(1, round(math.sqrt(count))) for name, count in counts.items()}
     entries = [{"name": name, "lines": counts[name], "weight": weight} for name, weight in weights.items()]
     write_json(data_dir / "data_config.json", entries)
-    paths = [path for path in sorted(data_dir.rglob("manifest.json")) if not path.parent.name.endswith(".partial")]
-    summaries = [_summary(json.loads(path.read_text())) for path in paths]
     write_json(data_dir / "manifest.json", {
         "format": FORMAT_VERSION,
         "tokenizer": {"fingerprint": tokenizer.fingerprint, "vocab_size": tokenizer.vocab_size},
-        "datasets": summaries,
-    })
+        "datasets": [_summary(manifest) for manifest in _finished_manifests(data_dir)],
+    } | _described(_prompts(config)))
 
 
 def _summary(manifest: dict) -> dict:

@@ -5,10 +5,10 @@
 
 Record i belongs to example i of the dataset, and shards have as many records as the dataset's. `main.py teach` writes
 them (training/teach.py). A teacher has a tokenizer of its own, so it is shown the source text, read again as prepare
-read it; each example's text ids are compared with those of the dataset when they are written, and with those of the
-texts drawn when they are read. When prepare writes a dataset anew, its embeddings go with the old one. The fingerprint
-is a hash of the teacher's configuration, parameters and tokenizer. Embeddings are stored as they leave the teacher's
-last head, not normalised.
+read it, without prepare's prompts; each example's text ids are compared with those of the dataset when they are
+written, and with those of the texts drawn when they are read. When prepare writes a dataset anew, its embeddings go
+with the old one. The fingerprint is a hash of the teacher's configuration, parameters and tokenizer. Embeddings are
+stored as they leave the teacher's last head, not normalised.
 
 Bytes of a record (little-endian); n = 1 (the first text: the query) or all texts of the example, d = width:
 

@@ -18,7 +18,7 @@ from typing import NamedTuple
 import numpy as np
 from array_record.python.array_record_module import ArrayRecordReader
 
-from data.formats import BadLine, RawExample, SourceFile, parse_line, split_lines
+from data.formats import NO_PROMPTS, BadLine, Prompts, RawExample, SourceFile, parse_line, split_lines
 from data.shards import (
     FORMAT_VERSION,
     Example,
@@ -47,6 +47,7 @@ class Block(NamedTuple):
     syntax: str
     file_kind: str | None  # None: no good line yet
     max_tokens: int
+    prompts: Prompts = NO_PROMPTS
 
 
 class TokenisedBlock(NamedTuple):
@@ -93,7 +94,7 @@ def tokenise_block(block: Block, tokenizer: TextTokenizer) -> TokenisedBlock:
     """Parses and tokenises the lines of a block; a bad line, or one of a text without tokens, is named and left out."""
     numbered, bad_lines = parse_block(block)
     num_lines = len(numbered) + len(bad_lines)
-    tokens = iter(tokenizer.encode([text for _, raw in numbered for text in raw.texts]))
+    tokens = iter(tokenizer.encode([text for _, raw in numbered for text in raw.prompted(block.prompts)]))
     dtype = token_dtype(tokenizer.vocab_size)
     records, lengths = [], []
     for number, raw in numbered:
@@ -124,12 +125,20 @@ def _plural(file_kind: str) -> str:
     return file_kind if file_kind.startswith("lists") else f"{file_kind}s"
 
 
-def blocks_of(source: SourceFile, max_tokens: int) -> Iterator[Block]:
-    """The blocks of a file, each with the kind of the file, which its first good line decides."""
+def blocks_of(source: SourceFile, max_tokens: int, prompts: Prompts = NO_PROMPTS) -> Iterator[Block]:
+    """The blocks of a file, each with the kind of the file, which its first good line decides.
+
+    Raises ValueError where the prompts differ and the texts have no roles: those of a set, or one text a line.
+    """
     file_kind = None
     for first_line, lines in source.blocks():
         file_kind = file_kind or _first_kind(lines, source.syntax)
-        yield Block(first_line, lines, source.syntax, file_kind, max_tokens)
+        if (file_kind == "set" or source.syntax == "text") and prompts.query != prompts.document:
+            raise ValueError(
+                f"{source.path}: its texts are neither queries nor documents, so that they take one prompt, not "
+                f"--query_prompt={prompts.query!r} and --document_prompt={prompts.document!r}"
+            )
+        yield Block(first_line, lines, source.syntax, file_kind, max_tokens, prompts)
 
 
 def _first_kind(lines: bytes, syntax: str) -> str | None:

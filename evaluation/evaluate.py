@@ -1,4 +1,7 @@
-"""Score a model: STS Spearman, held-out retrieval and translations, all x 100."""
+"""Score a model: STS Spearman, held-out retrieval and translations, all x 100.
+
+Retrieval puts the model's own prompts, if it has any, before queries and candidates; nothing else does.
+"""
 
 import dataclasses
 import functools
@@ -6,11 +9,13 @@ import json
 import pathlib
 from typing import Literal
 
+from data.formats import Prompts
 from evaluation.lines import numbered_lines
 from evaluation.retrieval import evaluate_pairs, read_pairs
 from evaluation.sts import STS_COLUMNS, EncodeFunction, evaluate_sts, read_sts
 from evaluation.translation import ParallelTexts, evaluate_translations, read_parallel
 from flags import REQUIRED, flag
+from model.modules import retrieval_prompts
 
 TASK_FILES = {"sickr": "sick"}  # tasks whose file has another name
 SUFFIXES = (".tsv", ".tsv.gz")
@@ -54,9 +59,9 @@ def score_sts(encode: EncodeFunction, task: str, path: pathlib.Path, split: str)
     return [_result(task, split, "cosine_spearman", evaluate_sts(encode, pairs).spearman, len(pairs))]
 
 
-def score_retrieval(encode: EncodeFunction, path: str) -> list[dict]:
+def score_retrieval(encode: EncodeFunction, path: str, prompts: Prompts) -> list[dict]:
     pairs = read_pairs(path)
-    scores = evaluate_pairs(encode, pairs)
+    scores = evaluate_pairs(encode, pairs, prompts)
     task = pathlib.Path(path).name.split(".jsonl")[0]
     return [
         _result(task, "heldout", "accuracy@1", scores.accuracy_at_1, len(pairs)),
@@ -105,11 +110,12 @@ def evaluate(config: EvaluateConfig) -> None:
 
     from model.inference import Encoder  # JAX starts only once the flags make sense
 
-    encode, teacher = Encoder.load(config.model, dtype=config.dtype).encode, None
+    encoder, teacher = Encoder.load(config.model, dtype=config.dtype), None
+    encode, prompts = encoder.encode, retrieval_prompts(encoder.config)
     if config.teacher:
         teacher = functools.partial(Encoder.load(config.teacher, dtype=config.dtype).encode, normalize=False)
     results = [line for task in config.suite for line in score_sts(encode, task, files[task], config.split)]
-    results += [line for path in config.pairs for line in score_retrieval(encode, path)]
+    results += [line for path in config.pairs for line in score_retrieval(encode, path, prompts)]
     for name, texts in parallels:
         results += score_translations(functools.partial(encode, normalize=False), name, texts, teacher)
     print_table(results)

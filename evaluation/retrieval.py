@@ -8,7 +8,7 @@ from typing import NamedTuple
 
 import numpy as np
 
-from data.formats import BadLine, parse_line
+from data.formats import NO_PROMPTS, BadLine, Prompts, parse_line
 from evaluation.lines import numbered_lines
 from evaluation.sts import EncodeFunction, unit_embeddings
 
@@ -62,15 +62,17 @@ def mean_reciprocal_rank(ranks: np.ndarray, cutoff: int = 10) -> float:
     return float(np.where(ranks <= cutoff, 1 / ranks, 0.0).mean())
 
 
-def evaluate_pairs(encode: EncodeFunction, pairs: list[tuple[str, str]]) -> RetrievalScores:
-    """accuracy@1 and MRR@10 of the paired text among the distinct paired texts of all the pairs.
+def evaluate_pairs(
+    encode: EncodeFunction, pairs: list[tuple[str, str]], prompts: Prompts = NO_PROMPTS
+) -> RetrievalScores:
+    """accuracy@1 and MRR@10 of the paired text among the distinct paired texts of all the pairs, each after its prompt.
 
     Exact duplicates of the paired text are one candidate, so finding any of them is correct.
     """
-    queries = [query for query, _ in pairs]
+    queries = [prompts.query + query for query, _ in pairs]
     candidates = list(dict.fromkeys(text for _, text in pairs))
     row_of = {text: row for row, text in enumerate(candidates)}
     paired = np.array([row_of[text] for _, text in pairs])
-    embeddings = unit_embeddings(encode, queries + candidates)
+    embeddings = unit_embeddings(encode, queries + [prompts.document + text for text in candidates])
     ranks = paired_ranks(embeddings[:len(queries)], embeddings[len(queries):], paired)
     return RetrievalScores(float((ranks == 1).mean()), mean_reciprocal_rank(ranks), ranks)

@@ -18,6 +18,7 @@ from flags import REQUIRED, flag
 from model.config import ModelConfig
 from model.convert import write_hugging_face
 from model.folders import new_folder, read_json, write_json
+from model.modules import retrieval_prompts
 from model.parameters import Tree
 from model.weights import LoadedModel, Origin, load_model
 
@@ -94,7 +95,7 @@ def _write_tokenizer(folder: Path, config: ModelConfig, tokenizer_folder: Path) 
 
 def model_card(config: ModelConfig, parameters: Tree, card: ModelCard) -> str:
     """README.md: a YAML header for the hub, how to use the model, what it is, data, recipe and scores."""
-    sections = [_header(card), f"# {card.name}\n", _summary(config, parameters, card), _usage(card)]
+    sections = [_header(card), f"# {card.name}\n", _summary(config, parameters, card), _usage(config, card)]
     if card.scores:
         rows = [(task, metric, f"{value:.2f}") for task, metric, value in card.scores]
         sections.append("## Scores\n\n" + _table(("task", "metric", "value"), rows))
@@ -133,15 +134,21 @@ def _summary(config: ModelConfig, parameters: Tree, card: ModelCard) -> str:
     )
 
 
-def _usage(card: ModelCard) -> str:
+def _usage(config: ModelConfig, card: ModelCard) -> str:
+    if any(retrieval_prompts(config)):
+        encode = """queries = model.encode_query(["Who plays the guitar?"])
+documents = model.encode_document(["A man is playing a guitar.", "A dog runs."])
+print(model.similarity(queries, documents))"""
+    else:
+        encode = """embeddings = model.encode(["A man is playing a guitar.", "Someone plays an instrument."])
+print(model.similarity(embeddings, embeddings))"""
     return f"""## How to use
 
 ```python
 from sentence_transformers import SentenceTransformer
 
 model = SentenceTransformer("{card.name}")  # or the path of this folder
-embeddings = model.encode(["A man is playing a guitar.", "Someone plays an instrument."])
-print(model.similarity(embeddings, embeddings))
+{encode}
 ```
 """
 

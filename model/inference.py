@@ -43,6 +43,7 @@ class EmbedConfig:
     output: str = flag(REQUIRED, "FILE.npy to write: float32 [lines, d]")
     batch_tokens: int = flag(0, "tokens encoded at once on each device; 0: 2048 on CPUs, 32768 on other devices")
     dtype: Literal["float32", "bfloat16"] = flag("float32", "compute dtype")
+    prompt_name: str = flag("", "which of the model's prompts is put before each text (query, for one); empty: none")
     max_length: int = flag(0, "tokens of a text that are read, special ones included; 0: as the model says")
 
 
@@ -53,7 +54,7 @@ def embed(config: EmbedConfig) -> None:
         encoder = Encoder.load(
             config.model, dtype=config.dtype, max_length=config.max_length, batch_tokens=config.batch_tokens
         )
-        embeddings = encoder.encode(texts, progress=True)
+        embeddings = encoder.encode(texts, prompt_name=config.prompt_name, progress=True)
         np.save(file, embeddings)
     logging.info("wrote %s: %d embeddings of %d", config.output, *embeddings.shape)
 
@@ -119,16 +120,22 @@ class Encoder:
         return cls(config, parameters, tokenizer, **options)
 
     def encode(
-        self, texts: Sequence[str], *, progress: bool = False, normalize: bool | None = None
+        self, texts: Sequence[str], *, prompt_name: str = "", progress: bool = False, normalize: bool | None = None
     ) -> np.ndarray:  # [n, d] float32
         """Embeddings of the texts, in order; each distinct text is encoded once.
 
-        Texts are stripped, as in training. normalize overrides whether the embeddings get unit norm.
+        Texts are stripped, as in training, and the model's prompt of that name is put before each; ValueError if it
+        has none. normalize overrides whether the embeddings get unit norm.
         """
         if isinstance(texts, str):
             raise ValueError("encode takes a list of texts, not one text")
+        prompts = {"": ""} | dict(self.config.prompts)
+        if prompt_name not in prompts:
+            raise ValueError(f"prompt_name={prompt_name!r} is unknown: the model has "
+                             f"{', '.join(filter(None, prompts)) or 'no prompts'}")
+        prompt = prompts[prompt_name]
         numbers: dict[str, int] = {}
-        places = np.array([numbers.setdefault(text.strip(), len(numbers)) for text in texts], np.int64)
+        places = np.array([numbers.setdefault(prompt + text.strip(), len(numbers)) for text in texts], np.int64)
         embeddings = np.empty((len(numbers), self.config.embedding_size), np.float32)
         in_flight: collections.deque[tuple[Call, jax.Array]] = collections.deque()
         normalize = self.config.normalize if normalize is None else normalize

@@ -7,6 +7,7 @@ Read: what sentence-transformers 0.x to 6 write. Written: the form of 2.x to 5, 
 from pathlib import Path
 from typing import NamedTuple
 
+from data.formats import Prompts
 from model.config import DenseConfig, EncoderConfig, ModelConfig
 from model.folders import read_json, write_json
 
@@ -33,13 +34,14 @@ class Modules(NamedTuple):
     dense: tuple[DenseConfig, ...]
     dense_folders: tuple[Path, ...]
     normalize: bool
+    prompts: tuple[tuple[str, str], ...]
 
 
 def read_modules(folder: Path) -> Modules:
     """Raises ValueError for a module, an order or an option that our model does not have."""
     path = folder / "modules.json"
     if not path.exists():
-        return Modules(folder, "mean", (), (), False)
+        return Modules(folder, "mean", (), (), False, ())
     listed = [(module["type"].rsplit(".")[-1], folder / module["path"]) for module in read_json(path)]
     kinds = " ".join(kind for kind, _ in listed)
     dense_folders = tuple(place for kind, place in listed if kind == "Dense")
@@ -49,23 +51,30 @@ def read_modules(folder: Path) -> Modules:
             f"{path} lists the modules {kinds}: read are Transformer, Pooling, any number of Dense, and Normalize or "
             "none, in this order"
         )
-    _check_no_prompt(folder)
     return Modules(
         transformer=listed[0][1],
         pooling=_read_pooling(listed[1][1] / "config.json"),
         dense=tuple(_read_dense(place / "config.json") for place in dense_folders),
         dense_folders=dense_folders,
         normalize=normalize,
+        prompts=_read_prompts(folder),
     )
 
 
-def _check_no_prompt(folder: Path) -> None:
+def _read_prompts(folder: Path) -> tuple[tuple[str, str], ...]:
     path = folder / "config_sentence_transformers.json"
     settings = read_json(path) if path.exists() else {}
-    name = settings.get("default_prompt_name")
-    prompt = (settings.get("prompts") or {}).get(name, "")
-    if prompt:
+    prompts = {name: prompt or "" for name, prompt in (settings.get("prompts") or {}).items()}
+    if prompt := prompts.get(settings.get("default_prompt_name")):
         raise ValueError(f"{path} puts the prompt {prompt!r} before every text, which is not supported")
+    return tuple(prompts.items())
+
+
+def retrieval_prompts(config: ModelConfig) -> Prompts:
+    """What sentence-transformers' encode_query and encode_document put before a text."""
+    prompts = dict(config.prompts)
+    document = next((name for name in ("document", "passage", "corpus") if name in prompts), "")
+    return Prompts(prompts.get("query", ""), prompts.get(document, ""))
 
 
 def _read_pooling(path: Path) -> str:
@@ -74,6 +83,8 @@ def _read_pooling(path: Path) -> str:
     modes = [modes] if isinstance(modes, str) else modes
     if len(modes) > 1 or modes[0] not in ("mean", "cls", "max"):
         raise ValueError(f"{path} asks for pooling {' + '.join(modes)}: one of mean, cls, max is supported")
+    if not config.get("include_prompt", True):
+        raise ValueError(f"{path}: include_prompt is false: a prompt is pooled with its text here")
     return modes[0]
 
 
@@ -139,5 +150,5 @@ def write_modules(folder: Path, config: ModelConfig) -> list[Path]:
     write_json(folder / "sentence_bert_config.json",
                {"max_seq_length": config.max_length, "do_lower_case": config.lower_case})
     write_json(folder / "config_sentence_transformers.json",
-               {"prompts": {}, "default_prompt_name": None, "similarity_fn_name": "cosine"})
+               {"prompts": dict(config.prompts), "default_prompt_name": None, "similarity_fn_name": "cosine"})
     return dense_folders

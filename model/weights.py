@@ -107,6 +107,7 @@ def _read_ours(folder: Path) -> tuple[ModelConfig, dict[str, tuple[str, str]]]:
         fields = dict(values["model"])
         fields["encoder"] = EncoderConfig(**fields["encoder"])
         fields["dense"] = tuple(DenseConfig(**head) for head in fields["dense"])
+        fields["prompts"] = tuple(map(tuple, fields.get("prompts", ())))
         stored = {canonical: (name, dtype) for canonical, (name, dtype) in values["stored"].items()}
         return ModelConfig(**fields), stored
     except (KeyError, TypeError, ValueError) as error:
@@ -155,7 +156,9 @@ def _model_config(folder: Path, modules: Modules) -> ModelConfig:
     try:
         encoder = from_hugging_face(read_json(path))
         max_length, lower_case = read_settings(modules.transformer, encoder)
-        return ModelConfig(encoder, modules.pooling, modules.dense, modules.normalize, max_length, lower_case)
+        return ModelConfig(
+            encoder, modules.pooling, modules.dense, modules.normalize, max_length, lower_case, modules.prompts
+        )
     except ValueError as error:
         raise ValueError(f"{folder}: {error}") from error
 

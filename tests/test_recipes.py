@@ -28,6 +28,12 @@ EXPECTED = {
         "init": "nreimers/MiniLM-L6-H384-uncased", "num_steps": 100_000, "encode_length": 256},
     "all_datasets_v3_roberta-large": PUBLISHED | {
         "init": "roberta-large", "num_steps": 540_000, "encode_length": 128},
+    "general": PUBLISHED | {"init": "FacebookAI/roberta-base", "encode_length": 128, "hard_negatives": True},
+    "semantic-search": PUBLISHED | {
+        "init": "nreimers/MiniLM-L6-H384-uncased", "max_length": 256, "encode_length": 512, "symmetric": "never",
+        "hard_negatives": True},
+    "conversational": PUBLISHED | {
+        "init": "distilbert/distilroberta-base", "max_length": 256, "encode_length": 256, "symmetric": "always"},
     "quickstart": {"init": "data/sample/model", "random_init": True},
 }
 SCT = {"global_batch_size": 128, "max_length": 128, "num_epochs": 20.0, "warmup_share": 0.1, "adam_epsilon": 1e-6,

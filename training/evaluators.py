@@ -1,4 +1,4 @@
-"""What is scored while training: STS Spearman and held-out retrieval, x 100.
+"""What is scored while training: STS Spearman and held-out retrieval, x 100; retrieval alone with the data's prompts.
 
 Each evaluation leaves WORKDIR/evaluations/step-<step>.npz: cosines and human scores of the STS pairs, ranks of the
 held-out pairs. They are what a paired bootstrap between two moments of the run, or two runs, needs.
@@ -10,6 +10,7 @@ from typing import NamedTuple
 
 import numpy as np
 
+from data.formats import Prompts
 from evaluation.bootstrap import bootstrap_mrr, bootstrap_spearman
 from evaluation.retrieval import evaluate_pairs, read_pairs
 from evaluation.sts import EncodeFunction, evaluate_sts, read_sts
@@ -31,7 +32,9 @@ class Evaluation(NamedTuple):
 TargetFunction = Callable[[list[str]], np.ndarray]  # n texts -> [n, d], what the teacher asks of the student
 
 
-def make_evaluator(config: TrainConfig) -> Callable[[EncodeFunction, TargetFunction | None], Evaluation]:
+def make_evaluator(
+    config: TrainConfig, prompts: Prompts
+) -> Callable[[EncodeFunction, TargetFunction | None], Evaluation]:
     """Reads the evaluation files that the flags name, once. Raises ValueError for a --select that is not measured."""
     sts_pairs = read_sts(config.eval_sts, config.eval_split) if config.eval_sts else []
     heldout = read_pairs(config.eval_pairs) if config.eval_pairs else []
@@ -54,7 +57,7 @@ def make_evaluator(config: TrainConfig) -> Callable[[EncodeFunction, TargetFunct
             scores["sts_spearman"] = sts.spearman
             details |= {"sts_cosines": sts.cosines, "sts_human_scores": sts.human_scores}
         if heldout:
-            retrieval = evaluate_pairs(encode, heldout)
+            retrieval = evaluate_pairs(encode, heldout, prompts)
             scores |= {"heldout_accuracy@1": retrieval.accuracy_at_1, "heldout_mrr@10": retrieval.mrr_at_10}
             details["heldout_ranks"] = retrieval.ranks
         if parallel:

@@ -18,6 +18,7 @@ from data.mixture import read_data_config
 from data.shards import read_manifest
 from data.tokenizer import TextTokenizer, load_tokenizer
 from model.config import DenseConfig, ModelConfig
+from model.modules import retrieval_prompts
 from model.parameters import Tree, declare, initialize
 from model.pooling import normalize
 from model.weights import load_model, read_config_only
@@ -143,6 +144,7 @@ def set_up(config: TrainConfig, mesh) -> tuple[Run, TrainState, Progress]:
     model, parameters, tokenizer_folder = starting_point(config)
     tokenizer = load_tokenizer(tokenizer_folder)
     datasets, manifest = data_weights(config), read_manifest(config.data_dir)
+    model = dataclasses.replace(model, prompts=tuple(manifest.get("prompts", {}).items()))  # its data's, not --init's
     num_examples = sum(entry["examples"] for entry in manifest["datasets"] if entry["name"] in datasets)
     config = with_run_lengths(config, num_examples)
     teacher = set_up_teacher(config, mesh, tokenizer, datasets) if isinstance(config, DistillConfig) else None
@@ -151,7 +153,7 @@ def set_up(config: TrainConfig, mesh) -> tuple[Run, TrainState, Progress]:
         tokenizer_fingerprint=tokenizer.fingerprint,
     ))
     first_batch = loader.get_state()
-    evaluator = make_evaluator(config)
+    evaluator = make_evaluator(config, retrieval_prompts(model))
     schedule = learning_rate_schedule(config.schedule, config.learning_rate, config.warmup_steps, config.num_steps)
     optimizer = make_optimizer(
         schedule, b1=config.adam_b1, b2=config.adam_b2, epsilon=config.adam_epsilon,
@@ -237,6 +239,8 @@ def identity(config: TrainConfig, model: ModelConfig, tokenizer: TextTokenizer, 
         "model": dataclasses.asdict(model), "tokenizer": tokenizer.fingerprint,
         "data": read_manifest(config.data_dir)["datasets"], "weights": data_weights(config),
     }
+    if prompts := values["model"].pop("prompts"):  # only where given: older checkpoints know of none
+        values["prompts"] = prompts
     if teacher is not None:
         values |= {"teacher": teacher.fingerprint, "teacher_pca": config.teacher_pca}
     return json.loads(json.dumps(values))

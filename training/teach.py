@@ -2,7 +2,8 @@
 
     python main.py teach --teacher=MODEL --source_dir=SRC --data_dir=DIR
 
-The teacher reads the source text with a tokenizer of its own. The embeddings are written as the teacher's last head
+The teacher reads the source text with a tokenizer of its own, and without the prompts of `main.py prepare`: those are
+the student's, who learns to give the embedding of the text alone. The embeddings are written as the teacher's last head
 gives them, not normalised; format and checks: data/teacher_store.py. The last line names the teacher's fingerprint, by
 which the loader finds them. The same command run again skips the datasets that are finished.
 """
@@ -92,8 +93,9 @@ def teach(config: TeachConfig) -> None:
 
 def teacher_fingerprint(model: ModelConfig, parameters: Tree, tokenizer: TextTokenizer) -> str:
     """16 hexadecimal digits of a hash of all that decides a stored embedding: configuration, weights, tokenizer."""
-    model = dataclasses.replace(model, normalize=False)  # they are stored without
-    digest = hashlib.sha256(json.dumps([dataclasses.asdict(model), tokenizer.fingerprint], sort_keys=True).encode())
+    values = dataclasses.asdict(model) | {"normalize": False}  # they are stored without
+    del values["prompts"]  # its texts are read without
+    digest = hashlib.sha256(json.dumps([values, tokenizer.fingerprint], sort_keys=True).encode())
     for path, values in sorted(flatten(parameters).items()):
         digest.update(f"{path} {values.shape} {values.dtype}".encode())
         digest.update(np.ascontiguousarray(values))

@@ -16,6 +16,7 @@ from absl import logging
 from jax.experimental import multihost_utils
 from jax.sharding import Mesh, PartitionSpec
 
+from data.shards import read_manifest
 from data.teacher_store import find_teacher
 from data.tokenizer import TextTokenizer, load_tokenizer
 from model.inference import Encoder
@@ -41,7 +42,8 @@ def set_up_teacher(config: DistillConfig, mesh: Mesh, tokenizer: TextTokenizer, 
     """Loads the teacher and decides where its embeddings of the batches come from.
 
     Raises:
-      ValueError: no stored embeddings, and the teacher has another tokenizer than the data was prepared with.
+      ValueError: no stored embeddings, and the teacher has another tokenizer than the data was prepared with, or the
+        data has prompts, which a teacher does not read.
     """
     loaded = load_model(config.teacher)
     pooling = config.teacher_pooling or loaded.config.pooling
@@ -59,10 +61,12 @@ def set_up_teacher(config: DistillConfig, mesh: Mesh, tokenizer: TextTokenizer, 
             if config.teacher_embeddings == "stored":
                 raise
             reason = f"{error}. Or "
-    if teachers_tokenizer.fingerprint != tokenizer.fingerprint:
-        raise ValueError(f"{reason}compute them in each step: but the teacher {config.teacher} has another tokenizer "
-                         f"than the student: run `main.py teach --teacher={config.teacher} --data_dir="
-                         f"{config.data_dir} --source_dir=DIR`")
+    prompts = read_manifest(config.data_dir).get("prompts")
+    if prompts or teachers_tokenizer.fingerprint != tokenizer.fingerprint:
+        obstacle = f"the data has the prompts {prompts}, which are the student's" if prompts else (
+            f"the teacher {config.teacher} has another tokenizer than the student")
+        raise ValueError(f"{reason}compute them in each step: but {obstacle}: run `main.py teach "
+                         f"--teacher={config.teacher} --data_dir={config.data_dir} --source_dir=DIR`")
     if config.max_length > model.encoder.max_positions:
         raise ValueError(f"max_length={config.max_length} is above the teacher's position table's "
                          f"{model.encoder.max_positions}")

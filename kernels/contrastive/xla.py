@@ -89,7 +89,7 @@ def backward(
     """dS = unit tile.score_gradient; dQ = scale dS K; dK = scale dS^T Q; dscale = sum_ij dS_ij <q_i, k_j>."""
     num_rows, num_keys = queries.shape[0], keys.shape[0]
     rows, keys = _split(queries, keys, labels, row_block, column_block, row_values, column_values)
-    # XLA's CPU back end copies the left operand of dS^T Q transposed, a tile of scores each time: dK^T = Q^T dS is faster.
+    # XLA's CPU back end copies the left operand of dS^T Q transposed, each tile of scores: dK^T = Q^T dS is faster.
     transposed = device_kind() == "cpu" and queries.dtype == jnp.float32
     if transposed:
         rows["transposed"] = jnp.swapaxes(rows["operand"], 1, 2)

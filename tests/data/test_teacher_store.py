@@ -227,6 +227,7 @@ CASES = {  # file name -> (its content, prepare's flags); each has lines that ar
         b"en\tde\tfr\none\ttwo\tthree\nfour\t\t\nfive\t\tsix\n\0\tone\tone",
         {"tsv_header": True, "tsv": "parallel"},
     ),
+    "e.jsonl": (b'["one", "two"]\n["\\u0000", "two"]\n["one", "\\u0000"]\n["six", "ten"]\n', {"query_prompt": "a "}),
     "f.txt": (b"\n\0\none two\n \0 \nthree\n", {}),
 }
 

@@ -28,6 +28,8 @@ def encoder_of_angles(monkeypatch):
     """Stands for model.inference: a text is an angle in degrees, its embedding the direction."""
 
     class Encoder:
+        config = types.SimpleNamespace(prompts=())
+
         @classmethod
         def load(cls, model, dtype):
             assert (model, dtype) == ("some/model", "float32")
@@ -38,6 +40,7 @@ def encoder_of_angles(monkeypatch):
             return 3 * np.stack([np.cos(angles), np.sin(angles)], axis=1)
 
     monkeypatch.setitem(sys.modules, "model.inference", types.SimpleNamespace(Encoder=Encoder))
+    return Encoder
 
 
 def test_evaluate_writes_and_prints_every_task(data_dir, capsys):
@@ -53,6 +56,16 @@ def test_evaluate_writes_and_prints_every_task(data_dir, capsys):
     ]
     table = capsys.readouterr().out
     assert all(f"{result['value']:.2f}" in table and result["task"] in table for result in results)
+
+
+def test_retrieval_alone_uses_the_model_s_prompts(data_dir, encoder_of_angles):
+    """Candidates at 11, 121, 139 and 180 degrees: the ranks are 1 to 4."""
+    encoder_of_angles.config.prompts = (("query", "+"), ("passage", "1"))
+    output = data_dir / "results.json"
+    evaluate(EvaluateConfig(model="some/model", suite=("stsb",), data_dir=str(data_dir), output=str(output),
+                            pairs=(str(data_dir / "heldout.jsonl"),)))
+    values = [result["value"] for result in json.loads(output.read_text())]
+    assert values == pytest.approx([100, 25, 100 * (1 + 1 / 2 + 1 / 3 + 1 / 4) / 4])
 
 
 def test_evaluate_reads_the_split_and_the_folder_itself(data_dir):

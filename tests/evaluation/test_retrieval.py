@@ -3,6 +3,7 @@ import gzip
 import numpy as np
 import pytest
 
+from data.formats import Prompts
 from evaluation import retrieval
 from evaluation.retrieval import evaluate_pairs, mean_reciprocal_rank, read_pairs
 
@@ -40,6 +41,14 @@ def test_perfect_and_planted_answers():
     shifted = [(query, f"p{(i + 1) % 30}") for i, (query, _) in enumerate(pairs)]
     scores = evaluate_pairs(encode, shifted)  # another text is nearest; the paired one ties with 28 others: last
     assert scores[:2] == (0.0, 0.0) and set(scores.ranks) == {30}
+
+
+def test_queries_and_candidates_get_their_prompts():
+    pairs = [("q0", "p0"), ("q1", "p0"), ("q2", "q2")]
+    asked = []
+    encode = lambda texts: asked.extend(texts) or np.ones((len(texts), 2))  # noqa: E731
+    evaluate_pairs(encode, pairs, Prompts("query: ", "passage: "))
+    assert asked == ["query: q0", "query: q1", "query: q2", "passage: p0", "passage: q2"]
 
 
 def test_exact_duplicates_of_the_paired_text_are_correct():

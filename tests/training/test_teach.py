@@ -178,7 +178,8 @@ def test_the_fingerprint_is_of_all_that_decides(teacher):
         teacher_fingerprint(model, parameters, load_tokenizer(TOKENIZER)),
     }
     assert len(others) == 3 and fingerprint not in others
-    assert teacher_fingerprint(dataclasses.replace(model, normalize=False), parameters, tokenizer) == fingerprint
+    for free in ({"normalize": False}, {"prompts": (("query", "query: "),)}):
+        assert teacher_fingerprint(dataclasses.replace(model, **free), parameters, tokenizer) == fingerprint
 
 
 def test_what_float16_does_not_hold(prepared, teacher, monkeypatch):

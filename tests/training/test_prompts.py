@@ -1,0 +1,45 @@
+"""A run on data with prompts: scored with them, exported with them."""
+
+import json
+
+import numpy as np
+import pytest
+
+from data.formats import Prompts
+from evaluation.retrieval import evaluate_pairs, read_pairs
+from model.inference import Encoder
+
+PROMPTS = {"query": "query: ", "document": "passage: "}
+
+
+@pytest.fixture(scope="module")
+def prompted_flags(tiny_data, tiny_flags, run_main, tmp_path_factory):
+    data_dir = tmp_path_factory.mktemp("prompted") / "data"
+    run_main("prepare", f"--source_dir={tiny_data.parent / 'source'}", "--tokenizer=data/sample/model",
+             f"--data_dir={data_dir}", *(f"--{name}_prompt={prompt}" for name, prompt in PROMPTS.items()))
+    return [*tiny_flags, "--num_steps=1", "--warmup_steps=0", f"--data_dir={data_dir}"]
+
+
+@pytest.fixture(scope="module")
+def workdir(prompted_flags, run_main, tmp_path_factory):
+    """Of a run of one step."""
+    workdir = tmp_path_factory.mktemp("run")
+    pairs = workdir / "pairs.jsonl"
+    pairs.write_text("".join(json.dumps([f"{a} cat", f"{b} dog"]) + "\n" for a, b in zip("abcdefgh", "hgfedcba")))
+    run_main("train", *prompted_flags, f"--eval_pairs={pairs}", f"--workdir={workdir}")
+    return workdir
+
+
+def test_scored_and_exported_with_them(workdir, run_main):
+    settings = json.loads((workdir / "export" / "config_sentence_transformers.json").read_text())
+    assert settings["prompts"] == PROMPTS
+    encoder, pairs = Encoder.load(workdir / "export"), read_pairs(workdir / "pairs.jsonl")
+    lines = map(json.loads, (workdir / "metrics.jsonl").read_text().splitlines())
+    best = max((line for line in lines if "heldout_mrr@10" in line), key=lambda line: line["heldout_mrr@10"])
+    expected = evaluate_pairs(encoder.encode, pairs, Prompts(**PROMPTS))
+    ranks = np.load(workdir / "evaluations" / f"step-{best['step']:07d}.npz")["heldout_ranks"]
+    np.testing.assert_array_equal(ranks, expected.ranks)
+    run_main("evaluate", f"--model={workdir / 'export'}", f"--pairs={workdir / 'pairs.jsonl'}",
+             f"--output={workdir / 'results.json'}")
+    values = {line["metric"]: line["value"] for line in json.loads((workdir / "results.json").read_text())}
+    assert values["mrr@10"] == pytest.approx(best["heldout_mrr@10"], rel=1e-6) == 100 * expected.mrr_at_10
