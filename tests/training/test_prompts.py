@@ -1,4 +1,4 @@
-"""A run on data with prompts: scored with them, exported with them."""
+"""A run on data with prompts: scored with them, exported with them; a teacher reads the texts alone."""
 
 import json
 
@@ -43,3 +43,21 @@ def test_scored_and_exported_with_them(workdir, run_main):
              f"--output={workdir / 'results.json'}")
     values = {line["metric"]: line["value"] for line in json.loads((workdir / "results.json").read_text())}
     assert values["mrr@10"] == pytest.approx(best["heldout_mrr@10"], rel=1e-6) == 100 * expected.mrr_at_10
+
+
+def test_data_without_them_is_another_run_and_takes_none_from_init(workdir, tiny_flags, run_main, tmp_path):
+    done = run_main("train", *tiny_flags, "--num_steps=1", "--warmup_steps=0", f"--workdir={workdir}", check=False)
+    assert done.returncode == 1 and f"prompts: the checkpoint has {[list(x) for x in PROMPTS.items()]}" in done.stderr
+    run_main("train", *tiny_flags, "--num_steps=1", "--warmup_steps=0", f"--init={workdir / 'export'}",
+             "--norandom_init", f"--workdir={tmp_path}")
+    settings = json.loads((tmp_path / "export" / "config_sentence_transformers.json").read_text())
+    assert settings["prompts"] == {}
+
+
+def test_a_teacher_reads_the_texts_alone(workdir, prompted_flags, tiny_data, run_main, tmp_path):
+    teacher, data_dir = workdir / "export", prompted_flags[-1]
+    distill = ("distill", *prompted_flags, f"--teacher={teacher}", f"--workdir={tmp_path}")
+    done = run_main(*distill, check=False)
+    assert done.returncode == 1 and "but the data has the prompts {'query': 'query: '" in done.stderr.splitlines()[-1]
+    run_main("teach", f"--teacher={teacher}", f"--source_dir={tiny_data.parent / 'source'}", f"{data_dir}")
+    run_main(*distill)
