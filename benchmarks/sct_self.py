@@ -2,8 +2,8 @@
 
     python -m benchmarks.sct_self --data_dir=DIR [--steps=N]
 
-A small BERT starts from random weights and sees the same sentences of DIR/train in every run, without any pairs; its
-views are crops, as there are no back-translations here. Every run has the same steps, batch and learning rate. STS-B's
+A BERT of BERT-Mini's size starts from random weights and sees the same sentences of DIR/train in every run, without any
+pairs, under BERT-Mini's recipe; its views are crops, as there are no back-translations here. Every run has the same steps, batch and learning rate. STS-B's
 sentences are not trained on.
 
     SCT                    two queues, head, references of the encoder itself
@@ -49,7 +49,7 @@ class SctBenchmarkConfig:
     longest: int = flag(200, "characters of a sentence, at most")
     steps: int = flag(400, "steps of each run")
     batch_size: int = flag(128, "sentences a step")
-    learning_rate: float = flag(5e-4, "peak learning rate")
+    learning_rate: float = flag(3e-4, "peak learning rate")
     queue_size: int = flag(8192, "rows of each queue")
     view_rate: float = flag(0.3, "share of the tokens that a crop leaves out")
     runs: tuple[str, ...] = flag(tuple(ABLATIONS), "runs to make, of the docstring's names")
@@ -76,7 +76,7 @@ def benchmark(config: SctBenchmarkConfig) -> None:
         for name in config.runs:
             workdir, begin = folder / name.replace(" ", "-"), time.time()
             run_main(
-                "train", "--flagfile=recipes/sct.flags", "--objective=sct", f"--init={config.init}", "--random_init",
+                "train", "--flagfile=recipes/sct-self-bert-mini.flags", f"--init={config.init}", "--random_init",
                 "--views=crop", f"--view_rate={config.view_rate}", f"--queue_size={config.queue_size}",
                 f"--global_batch_size={config.batch_size}", "--num_epochs=0", f"--num_steps={config.steps}",
                 f"--learning_rate={config.learning_rate}", "--patience_epochs=0", f"--eval_sts={sts_path}",

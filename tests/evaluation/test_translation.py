@@ -124,6 +124,8 @@ def data_dir(tmp_path, monkeypatch):
     """Parallel texts and cross-lingual STS of the angles in their texts; model.inference is replaced by directions."""
 
     class Encoder:
+        config = types.SimpleNamespace(prompts=())
+
         def __init__(self, length):
             self.length = length
 
