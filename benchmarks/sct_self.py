@@ -9,10 +9,10 @@ learning rate. STS-B's sentences are not trained on.
     SCT from random weights    two queues, references of the encoder itself, no head
     head, identical views, momentum reference, one queue, no queue, contrastive loss    one thing changed in each
 
-Two settings differ from the published ones because the start is random. Its embeddings are all alike, so at the published
-temperatures a reference is nearly the same for all rows of the queue, and the student comes to give one embedding for all
-texts; hence 0.002 and 0.02. And with the paper's head, made for a pre-trained BERT, the score falls: here it is one of the
-ablations.
+Two settings differ from the published ones because the start is random. Its embeddings are all alike, so at the
+published temperatures a reference is nearly the same for all rows of the queue, and the student comes to give one
+embedding for all texts; hence 0.002 and 0.02. And with the paper's head, made for a pre-trained BERT, the score falls:
+here it is one of the ablations.
 
 To be met: SCT's score rises, the 95 % interval of a paired bootstrap above zero. Smaller than in the paper: random
 weights in place of a pre-trained BERT (so no published figure is in reach), few sentences and steps, a short queue,
