@@ -101,7 +101,8 @@ def make_step(mesh, objective, texts_per_example, dropout, encode_blocks=0, mode
         dtype=jnp.float32, remat=False, encode_blocks=encode_blocks,
     )
     schedule = learning_rate_schedule("linear", 1e-2, 1, 10)
-    optimizer = make_optimizer(schedule, b1=0.9, b2=0.999, epsilon=1e-6, weight_decay=0.01, clip_norm=1.0)
+    # A large epsilon: otherwise Adam divides small gradients by their rounding, and makes it large.
+    optimizer = make_optimizer(schedule, b1=0.9, b2=0.999, epsilon=1e-2, weight_decay=0.01, clip_norm=1.0)
     return loss_and_gradient, optimizer, make_train_step(loss_and_gradient, optimizer, schedule, mesh, objective)
 
 
