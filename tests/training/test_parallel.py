@@ -200,3 +200,33 @@ def test_one_reduction_a_step():
     # One for each leaf, for the loss and for five sums, which XLA combines; and those of the columns' log-sum-exps and
     # their gradient.
     assert leaves + 6 <= reductions <= leaves + 6 + 4, reductions
+
+
+def test_learned_scale():
+    """It starts at --scale, and its gradient is the slope of the loss, on 1 and on 8 devices."""
+    texts = random_texts(4, 2)
+    losses, slopes, gradients = [], [], []
+    for count in (1, 8):
+        mesh = make_mesh(jax.devices()[:count])
+        objective = make_objective(True, learn_scale=True)
+        loss_and_gradient, _, _ = make_step(mesh, objective, 2, dropout=False)
+        parameters = initialize(declare(MODEL) | objective.parameters, jax.random.key(0))
+        np.testing.assert_allclose(np.exp(parameters["contrastive"]["log_scale"]), SCALE, rtol=1e-6)
+        run, batch = jax.jit(loss_and_gradient), place(pack(*texts), mesh)
+
+        def at(change, run=run, batch=batch, parameters=parameters, mesh=mesh):
+            log_scale = parameters["contrastive"]["log_scale"] + change
+            changed = replicate(parameters | {"contrastive": {"log_scale": log_scale}}, mesh)
+            return run(changed, {}, batch, jnp.int32(0))
+
+        loss, gradient, metrics, _ = at(0.0)
+        losses.append(loss)
+        slopes.append((at(0.01)[0] - at(-0.01)[0]) / 0.02)
+        gradients.append(gradient["contrastive"]["log_scale"])
+        np.testing.assert_allclose(metrics["scale"], SCALE, rtol=1e-6)
+    fixed, _, _ = make_step(mesh, make_objective(True), 2, dropout=False)
+    model_alone = {name: parameters[name] for name in declare(MODEL)}
+    expected = jax.jit(fixed)(replicate(model_alone, mesh), {}, batch, jnp.int32(0))[0]
+    np.testing.assert_allclose(losses, [expected] * 2, rtol=1e-5)
+    np.testing.assert_allclose(gradients, slopes, rtol=1e-3)
+    np.testing.assert_allclose(gradients[1], gradients[0], rtol=1e-5)
