@@ -17,10 +17,10 @@ from data.loader import LoaderConfig, make_loader
 from data.mixture import read_data_config
 from data.shards import read_manifest
 from data.tokenizer import TextTokenizer, load_tokenizer
+from evaluation.sts import unit_length
 from model.config import DenseConfig, ModelConfig
 from model.modules import retrieval_prompts
 from model.parameters import Tree, declare, initialize
-from model.pooling import normalize
 from model.weights import load_model, read_config_only
 from sharding.mesh import check_divides, replicate
 from training.checkpoint import Checkpointer, Progress, has_checkpoint
@@ -66,7 +66,7 @@ class Run(NamedTuple):
         def targets(texts: list[str]) -> np.ndarray:
             embeddings = self.teacher.encode(texts)
             if self.config.normalize_teacher:
-                embeddings = np.asarray(normalize(embeddings))
+                embeddings = unit_length(embeddings)
             return embeddings if projection is None else embeddings @ np.asarray(projection.addressable_data(0))
 
         return targets

@@ -19,6 +19,7 @@ from jax.sharding import Mesh, PartitionSpec
 from data.shards import read_manifest
 from data.teacher_store import find_teacher
 from data.tokenizer import TextTokenizer, load_tokenizer
+from evaluation.sts import unit_length
 from model.inference import Encoder
 from model.pooling import embed
 from model.weights import load_model
@@ -103,7 +104,7 @@ def fit_projection(
             break
     sample = np.concatenate(sample)[:wanted]
     if config.normalize_teacher:
-        sample /= np.maximum(np.linalg.norm(sample, axis=1, keepdims=True), np.finfo(np.float32).tiny)
+        sample = unit_length(sample)
     projection, share = principal_axes(sample, config.teacher_pca, mesh)
     logging.info("teacher_pca=%d: the axes hold %.2f%% of the variance of %d embeddings of %d numbers",
                  config.teacher_pca, 100 * share, *sample.shape)
