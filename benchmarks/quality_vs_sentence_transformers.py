@@ -31,7 +31,7 @@ from benchmarks.peer import (
 )
 from benchmarks.texts import Pairs, hold_out, prepare, read_training_pairs, run_main
 from evaluation.bootstrap import bootstrap_mrr, bootstrap_spearman
-from evaluation.retrieval import RetrievalScores, evaluate_pairs
+from evaluation.heldout import RetrievalScores, evaluate_pairs
 from evaluation.sts import StsPair, StsScores, evaluate_sts, read_sts
 from flags import flag
 

@@ -9,7 +9,7 @@ import sys
 import numpy as np
 
 from benchmarks.peer import REPOSITORY
-from evaluation.retrieval import read_pairs
+from evaluation.heldout import read_pairs
 
 # One file of each sort of text, in equal numbers: captions (short, short), questions with a sentence (short, medium),
 # titles with abstracts and titles with answers of several paragraphs (short, long).

@@ -8,8 +8,8 @@ from typing import NamedTuple
 
 import numpy as np
 
-from evaluation.retrieval import mean_reciprocal_rank
-from evaluation.sts import spearman
+from evaluation.heldout import mean_reciprocal_rank
+from evaluation.metrics import spearman
 
 
 class ScoreDifference(NamedTuple):

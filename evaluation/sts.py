@@ -3,16 +3,24 @@
 Legend: n = pairs, d = embedding width.
 """
 
+import functools
 import math
 import pathlib
-from collections.abc import Callable
-from typing import NamedTuple
+from typing import TYPE_CHECKING, NamedTuple
 
 import numpy as np
 
+from evaluation.embedding import EncodeFunction, unit_embeddings
 from evaluation.lines import numbered_lines
+from evaluation.metrics import pearson, spearman
+from evaluation.task import Result, Scores, Task
 
-EncodeFunction = Callable[[list[str]], np.ndarray]  # n texts -> [n, d]
+if TYPE_CHECKING:
+    from evaluation.embedder import Embedder
+
+SEVEN = ("sts12", "sts13", "sts14", "sts15", "sts16", "stsb", "sickr")
+TASK_FILES = {"sickr": "sick"}  # tasks whose file has another name
+SUFFIXES = (".tsv", ".tsv.gz")
 STS_COLUMNS = ("sentence1", "sentence2", "score")
 
 
@@ -70,54 +78,6 @@ def _pair(row: dict[str, str], place: str) -> StsPair:
     return StsPair(row["sentence1"], row["sentence2"], score)
 
 
-def average_ranks(values: np.ndarray) -> np.ndarray:
-    """Ranks from 1; equal values share the mean of their ranks. [n] -> [n] float64."""
-    _, inverse, counts = np.unique(values, return_inverse=True, return_counts=True)
-    last = np.cumsum(counts)  # the largest rank of each distinct value
-    return (last - (counts - 1) / 2)[inverse]
-
-
-def spearman(x: np.ndarray, y: np.ndarray) -> float:
-    """rho = Pearson correlation of the average ranks of x [n] and y [n].
-
-    Raises ValueError where it is undefined: unequal or too short inputs, values that are not finite, a constant input.
-    """
-    x, y = np.asarray(x), np.asarray(y)
-    if x.shape != y.shape or x.ndim != 1 or len(x) < 2:
-        raise ValueError(f"Spearman correlation takes two arrays of one length >= 2, not {x.shape} and {y.shape}")
-    for name, values in (("first", x), ("second", y)):
-        if not np.isfinite(values).all():
-            count = f"{(~np.isfinite(values)).sum()} of {len(values)}"
-            raise ValueError(f"Spearman correlation: {count} values of the {name} input are not finite")
-        if (values == values[0]).all():
-            raise ValueError(f"Spearman correlation is undefined: all {len(values)} values of the {name} input are "
-                             f"{values[0]}")
-    x, y = (ranks - ranks.mean() for ranks in (average_ranks(x), average_ranks(y)))
-    return float(x @ y / math.sqrt((x @ x) * (y @ y)))
-
-
-def embeddings_of(encode: EncodeFunction, texts: list[str]) -> np.ndarray:
-    """Embeddings [n, d] float32 as encode gives them; ValueError if they are not one for each text, or not finite."""
-    embeddings = np.asarray(encode(texts), np.float32)
-    if embeddings.ndim != 2 or len(embeddings) != len(texts):
-        raise ValueError(f"encode gave {embeddings.shape} for {len(texts)} texts; expected [{len(texts)}, d]")
-    bad = np.flatnonzero(~np.isfinite(embeddings).all(axis=1))
-    if len(bad):
-        raise ValueError(f"{len(bad)} of {len(texts)} embeddings are not finite, first that of {texts[bad[0]][:80]!r}")
-    return embeddings
-
-
-def unit_length(embeddings: np.ndarray) -> np.ndarray:
-    """Each of the embeddings [n, d] divided by its length; zero stays zero."""
-    lengths = np.linalg.norm(embeddings, axis=1, keepdims=True)
-    return embeddings / np.maximum(lengths, np.finfo(np.float32).tiny)
-
-
-def unit_embeddings(encode: EncodeFunction, texts: list[str]) -> np.ndarray:
-    """Embeddings [n, d] float32 of unit length (see embeddings_of)."""
-    return unit_length(embeddings_of(encode, texts))
-
-
 def evaluate_sts(encode: EncodeFunction, pairs: list[StsPair]) -> StsScores:
     """Spearman correlation between the cosines of the pairs' embeddings and their human scores."""
     first, second = [pair.sentence1 for pair in pairs], [pair.sentence2 for pair in pairs]
@@ -125,3 +85,38 @@ def evaluate_sts(encode: EncodeFunction, pairs: list[StsPair]) -> StsScores:
     cosines = np.einsum("nd,nd->n", embeddings[:len(pairs)], embeddings[len(pairs):], dtype=np.float64)
     human_scores = np.array([pair.score for pair in pairs])
     return StsScores(spearman(cosines, human_scores), cosines, human_scores)
+
+
+def sts_files(data_dir: str) -> dict[str, pathlib.Path]:
+    """{task: file} of the STS files in data_dir/eval, or in data_dir itself if it has no folder eval."""
+    if not pathlib.Path(data_dir or ".").is_dir():
+        raise ValueError(f"--data_dir={data_dir} is not a folder")
+    folder = pathlib.Path(data_dir, "eval")
+    folder = folder if folder.is_dir() else folder.parent
+    names = {file: task for task, file in TASK_FILES.items()}
+    files = {}
+    for path in sorted(folder.iterdir()):
+        if not path.name.endswith(SUFFIXES):
+            continue
+        _, header = next(numbered_lines(path), ("", ""))
+        if set(STS_COLUMNS) <= set(header.split("\t")):
+            name = path.name.split(".tsv")[0]
+            files[names.get(name, name)] = path
+    return files
+
+
+def read_task(data_dir: str, name: str, split: str) -> Task:
+    files = sts_files(data_dir)
+    if name not in files:
+        raise ValueError(f"--suite={name} is unknown; --data_dir={data_dir} has {', '.join(files) or 'no STS files'}")
+    pairs = read_sts(files[name], split)
+    texts = [text for pair in pairs for text in pair[:2]]
+    return Task(name, texts, functools.partial(_score, name=name, split=split, pairs=pairs))
+
+
+def _score(embedder: "Embedder", name: str, split: str, pairs: list[StsPair]) -> Scores:
+    scores = evaluate_sts(embedder, pairs)
+    values = {"cosine_spearman": scores.spearman, "cosine_pearson": pearson(scores.cosines, scores.human_scores)}
+    items = {"sentence1": [pair.sentence1 for pair in pairs], "sentence2": [pair.sentence2 for pair in pairs],
+             "score": scores.human_scores.tolist(), "cosine": scores.cosines.tolist(), "part": [name] * len(pairs)}
+    return Scores([Result(name, split, metric, 100 * value, len(pairs)) for metric, value in values.items()], items)

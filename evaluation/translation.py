@@ -6,15 +6,20 @@ STS needs nothing of its own: it is an STS file (evaluation/sts.py) whose senten
 Legend: n = rows of the file, m = rows that have a translation, d = embedding width.
 """
 
+import functools
 import pathlib
 from collections.abc import Sequence
-from typing import NamedTuple
+from typing import TYPE_CHECKING, NamedTuple
 
 import numpy as np
 
+from evaluation.embedding import EncodeFunction, embeddings_of, unit_length
+from evaluation.heldout import paired_ranks
 from evaluation.lines import numbered_lines
-from evaluation.retrieval import paired_ranks
-from evaluation.sts import EncodeFunction, embeddings_of, unit_length
+from evaluation.task import Result, Scores, Task
+
+if TYPE_CHECKING:
+    from evaluation.embedder import Embedder
 
 
 class ParallelTexts(NamedTuple):
@@ -107,3 +112,19 @@ def evaluate_translations(
         mse = None if targets is None else mean_squared_error(targets[rows], translations)
         scores[language] = TranslationScores((forth + back) / 2, forth, back, mse, len(rows))
     return scores
+
+
+def read_task(path: str, languages: Sequence[str] = ()) -> Task:
+    """--parallel: the task of one file; the mean squared error is scored too if the embedder has a teacher."""
+    name, parallel = pathlib.Path(path).name.split(".tsv")[0], read_parallel(path, languages)
+    texts = parallel.sources + [text for column in parallel.translations.values() for text in column if text]
+    return Task(name, texts, functools.partial(_score, name=name, parallel=parallel))
+
+
+def _score(embedder: "Embedder", name: str, parallel: ParallelTexts) -> Scores:
+    results = []
+    for language, scores in evaluate_translations(embedder, parallel, embedder.teacher).items():
+        values = {"translation_accuracy": scores.accuracy} | ({} if scores.mse is None else {"mse": scores.mse})
+        results += [Result(f"{name}:{language}", "heldout", metric, 100 * value, scores.rows)
+                    for metric, value in values.items()]
+    return Scores(results, {})

@@ -27,7 +27,7 @@ from model.batching import Call, make_calls
 from model.config import ModelConfig
 from model.folders import new_file
 from model.parameters import Tree
-from model.weights import load_model
+from model.weights import load_model, model_fingerprint
 from sharding.mesh import DATA_AXIS, make_mesh
 
 WINDOW = 8192  # texts tokenised at once, while the device works on those before
@@ -118,6 +118,14 @@ class Encoder:
     ) -> "Encoder":
         """An encoder of parameters at hand (numpy, or arrays of this process's devices)."""
         return cls(config, parameters, tokenizer, **options)
+
+    def fingerprint(self) -> str:
+        """Of the model and its tokenizer: see model.weights.model_fingerprint."""
+        return model_fingerprint(self.config, self._parameters, self.tokenizer)
+
+    def token_counts(self, texts: Sequence[str]) -> np.ndarray:  # [n] int64
+        """Tokens of each text that the encoder reads: special ones included, cut at max_length."""
+        return np.array([len(tokens) for tokens in self._tokenize([text.strip() for text in texts])], np.int64)
 
     def encode(
         self, texts: Sequence[str], *, prompt_name: str = "", progress: bool = False, normalize: bool | None = None

@@ -6,6 +6,8 @@ converted from a checkpoint with more in it than an encoder, left_out.safetensor
 """
 
 import dataclasses
+import hashlib
+import json
 import os
 import shutil
 from collections.abc import Mapping
@@ -18,7 +20,7 @@ from absl import logging
 from safetensors import SafetensorError, safe_open
 from safetensors.numpy import save_file
 
-from data.tokenizer import COMPANION_FILES
+from data.tokenizer import COMPANION_FILES, TextTokenizer
 from model.config import DenseConfig, EncoderConfig, ModelConfig, from_hugging_face
 from model.folders import OURS, find_model, new_folder, read_json, write_json
 from model.modules import Modules, read_modules, read_settings
@@ -230,3 +232,17 @@ def _read_pickle(path: Path) -> dict[str, np.ndarray]:
         if tensor.dtype == torch.bfloat16 else tensor.numpy()
         for name, tensor in state.items()
     }
+
+
+def model_fingerprint(model: ModelConfig, parameters: Tree, tokenizer: TextTokenizer) -> str:
+    """16 hexadecimal digits of a hash of all that decides an embedding: configuration, weights, tokenizer.
+
+    That of a text alone and before normalisation: the model's prompts and its last step do not matter.
+    """
+    values = dataclasses.asdict(model) | {"normalize": False}
+    del values["prompts"]
+    digest = hashlib.sha256(json.dumps([values, tokenizer.fingerprint], sort_keys=True).encode())
+    for path, values in sorted(flatten(parameters).items()):
+        digest.update(f"{path} {values.shape} {values.dtype}".encode())
+        digest.update(np.ascontiguousarray(values))
+    return digest.hexdigest()[:16]

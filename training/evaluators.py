@@ -12,8 +12,9 @@ import numpy as np
 
 from data.formats import Prompts
 from evaluation.bootstrap import bootstrap_mrr, bootstrap_spearman
-from evaluation.retrieval import evaluate_pairs, read_pairs
-from evaluation.sts import EncodeFunction, evaluate_sts, read_sts
+from evaluation.embedding import EncodeFunction
+from evaluation.heldout import evaluate_pairs, read_pairs
+from evaluation.sts import evaluate_sts, read_sts
 from evaluation.translation import evaluate_translations, read_parallel
 from model.inference import read_lines
 from training.config import DistillConfig, TrainConfig

@@ -17,7 +17,7 @@ from data.loader import LoaderConfig, make_loader
 from data.mixture import read_data_config
 from data.shards import read_manifest
 from data.tokenizer import TextTokenizer, load_tokenizer
-from evaluation.sts import unit_length
+from evaluation.embedding import unit_length
 from model.config import DenseConfig, ModelConfig
 from model.modules import retrieval_prompts
 from model.parameters import Tree, declare, initialize

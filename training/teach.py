@@ -9,8 +9,6 @@ which the loader finds them. The same command run again skips the datasets that 
 """
 
 import dataclasses
-import hashlib
-import json
 from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import Literal
@@ -30,13 +28,10 @@ from data.teacher_store import (
     require_same_source,
     write_embeddings,
 )
-from data.tokenizer import TextTokenizer, load_tokenizer
+from data.tokenizer import load_tokenizer
 from flags import REQUIRED, flag
-from model.config import ModelConfig
 from model.inference import Encoder
-from model.names import flatten
-from model.parameters import Tree
-from model.weights import load_model
+from model.weights import load_model, model_fingerprint
 
 WINDOW_TEXTS = 1 << 14  # embedded at once; a window's embeddings are in memory: 64 MiB of width 1024
 
@@ -67,7 +62,7 @@ def teach(config: TeachConfig) -> None:
     description = {
         "format": FORMAT_VERSION,
         "teacher": config.teacher,
-        "fingerprint": teacher_fingerprint(model, parameters, tokenizer),
+        "fingerprint": model_fingerprint(model, parameters, tokenizer),
         "width": model.embedding_size,
         "normalize": model.normalize,
         "texts": config.texts,
@@ -89,17 +84,6 @@ def teach(config: TeachConfig) -> None:
             write_embeddings(config.data_dir, dataset, description, records)
     print(f"{len(datasets)} datasets of {total:,} examples ({len(datasets) - len(waiting)} were finished)\n"
           f"teacher {description['fingerprint']}: {config.texts} texts, width {model.embedding_size}, {config.dtype}")
-
-
-def teacher_fingerprint(model: ModelConfig, parameters: Tree, tokenizer: TextTokenizer) -> str:
-    """16 hexadecimal digits of a hash of all that decides a stored embedding: configuration, weights, tokenizer."""
-    values = dataclasses.asdict(model) | {"normalize": False}  # they are stored without
-    del values["prompts"]  # its texts are read without
-    digest = hashlib.sha256(json.dumps([values, tokenizer.fingerprint], sort_keys=True).encode())
-    for path, values in sorted(flatten(parameters).items()):
-        digest.update(f"{path} {values.shape} {values.dtype}".encode())
-        digest.update(np.ascontiguousarray(values))
-    return digest.hexdigest()[:16]
 
 
 def embed_examples(

@@ -19,16 +19,15 @@ from jax.sharding import Mesh, PartitionSpec
 from data.shards import read_manifest
 from data.teacher_store import find_teacher
 from data.tokenizer import TextTokenizer, load_tokenizer
-from evaluation.sts import unit_length
+from evaluation.embedding import unit_length
 from model.inference import Encoder
 from model.pooling import embed
-from model.weights import load_model
+from model.weights import load_model, model_fingerprint
 from sharding.mesh import DATA_AXIS, replicate
 from training.config import DistillConfig
 from training.distillation import principal_axes
 from training.feed import Fed
 from training.grad_cache import encode_in_parts
-from training.teach import teacher_fingerprint
 
 
 class Teacher(NamedTuple):
@@ -51,7 +50,7 @@ def set_up_teacher(config: DistillConfig, mesh: Mesh, tokenizer: TextTokenizer, 
     model = dataclasses.replace(loaded.config, pooling=pooling, normalize=False)
     teachers_tokenizer = load_tokenizer(loaded.tokenizer_folder)
     encoder = functools.cache(lambda: Encoder(model, loaded.parameters, teachers_tokenizer, dtype=config.dtype))
-    fingerprint, reason = teacher_fingerprint(model, loaded.parameters, teachers_tokenizer), ""
+    fingerprint, reason = model_fingerprint(model, loaded.parameters, teachers_tokenizer), ""
     if config.teacher_embeddings != "computed":
         try:
             find_teacher(config.data_dir, datasets, fingerprint)

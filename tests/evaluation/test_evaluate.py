@@ -1,11 +1,11 @@
+import gzip
 import json
-import sys
-import types
+import math
 
-import numpy as np
 import pytest
 
 from evaluation.evaluate import EvaluateConfig, evaluate
+from evaluation.results import items_path
 
 HEADER = "sentence1\tsentence2\tscore\tsplit\tsource\n"
 
@@ -23,57 +23,84 @@ def data_dir(tmp_path):
     return tmp_path
 
 
-@pytest.fixture(autouse=True)
-def encoder_of_angles(monkeypatch):
-    """Stands for model.inference: a text is an angle in degrees, its embedding the direction."""
-
-    class Encoder:
-        config = types.SimpleNamespace(prompts=())
-
-        @classmethod
-        def load(cls, model, dtype):
-            assert (model, dtype) == ("some/model", "float32")
-            return cls()
-
-        def encode(self, texts):
-            angles = np.radians([float(text) for text in texts])
-            return 3 * np.stack([np.cos(angles), np.sin(angles)], axis=1)
-
-    monkeypatch.setitem(sys.modules, "model.inference", types.SimpleNamespace(Encoder=Encoder))
-    return Encoder
+def values(output):
+    """[task, split, metric, value, n] of each line of results.json."""
+    lines = json.loads(output.read_text())
+    assert all(set(line) == {"task", "split", "metric", "value", "n", "model", "code", "seconds"} for line in lines)
+    return [[line[name] for name in ("task", "split", "metric", "value", "n")] for line in lines]
 
 
-def test_evaluate_writes_and_prints_every_task(data_dir, capsys):
+def test_evaluate_writes_and_prints_every_task(data_dir, angle_encoder, capsys):
     output = data_dir / "new" / "results.json"
-    evaluate(EvaluateConfig(model="some/model", suite=("stsb", "sickr"), data_dir=str(data_dir), output=str(output),
+    evaluate(EvaluateConfig(model="angles-3", suite=("stsb", "sickr"), data_dir=str(data_dir), output=str(output),
                             pairs=(str(data_dir / "heldout.jsonl"),)))
-    results = json.loads(output.read_text())
-    assert [list(result.values()) for result in results] == [
+    results = [result for result in values(output) if result[2] != "cosine_pearson"]
+    assert results == [
         ["stsb", "test", "cosine_spearman", pytest.approx(100), 10],
         ["sickr", "test", "cosine_spearman", pytest.approx(100), 10],
         ["heldout", "heldout", "accuracy@1", 75.0, 4],
         ["heldout", "heldout", "mrr@10", pytest.approx(100 * (3 + 1 / 3) / 4), 4],
     ]
     table = capsys.readouterr().out
-    assert all(f"{result['value']:.2f}" in table and result["task"] in table for result in results)
+    assert all(f"{result[3]:.2f}" in table and result[0] in table for result in results)
+    lines = json.loads(output.read_text())
+    assert {line["model"] for line in lines} == {"angles-3.0"} and all(line["seconds"] > 0 for line in lines)
 
 
-def test_retrieval_alone_uses_the_model_s_prompts(data_dir, encoder_of_angles):
-    """Candidates at 11, 121, 139 and 180 degrees: the ranks are 1 to 4."""
-    encoder_of_angles.config.prompts = (("query", "+"), ("passage", "1"))
+def test_items_give_the_results_again(data_dir, angle_encoder):
     output = data_dir / "results.json"
-    evaluate(EvaluateConfig(model="some/model", suite=("stsb",), data_dir=str(data_dir), output=str(output),
+    evaluate(EvaluateConfig(model="angles-3", suite=("stsb",), data_dir=str(data_dir), output=str(output),
                             pairs=(str(data_dir / "heldout.jsonl"),)))
-    values = [result["value"] for result in json.loads(output.read_text())]
-    assert values == pytest.approx([100, 25, 100 * (1 + 1 / 2 + 1 / 3 + 1 / 4) / 4])
+    items = json.loads(gzip.decompress(items_path(output).read_bytes()))
+    stsb, heldout = items["tasks"]["stsb"], items["tasks"]["heldout"]
+    assert stsb["cosine"] == pytest.approx([math.cos(math.radians(angle)) for angle in range(0, 100, 10)], abs=1e-6)
+    assert stsb["sentence2"] == [str(angle) for angle in range(0, 100, 10)] and stsb["score"][-1] == 0.5
+    for _, _, metric, value, n in values(output)[-2:]:
+        assert value == pytest.approx(100 * sum(heldout[metric]) / n) and len(heldout[metric]) == n
+    assert len(items["token_counts"]) == 14  # distinct texts
+    assert items["neighbours"][0]["nearest"][0][1] <= 1
 
 
-def test_evaluate_reads_the_split_and_the_folder_itself(data_dir):
+def test_each_distinct_text_is_embedded_once(data_dir, angle_encoder, monkeypatch):
+    encoded = []
+    original = angle_encoder.encode
+    monkeypatch.setattr(angle_encoder, "encode", lambda self, texts, **options: (
+        encoded.extend(texts), original(self, texts, **options))[1])
+    evaluate(EvaluateConfig(model="angles-3", suite=("stsb", "sickr"), data_dir=str(data_dir)))
+    assert sorted(encoded, key=int) == [str(angle) for angle in range(0, 100, 10)]
+
+
+def test_a_task_without_a_score_does_not_lose_the_others(data_dir, angle_encoder):
+    rows = "".join(f"0\t0\t{score}\ttest\tx\n" for score in (1, 2, 3))
+    (data_dir / "eval" / "sick.tsv").write_text(HEADER + rows)
     output = data_dir / "results.json"
-    evaluate(EvaluateConfig(model="some/model", suite=("stsb",), data_dir=str(data_dir / "eval"), split="dev",
+    with pytest.raises(ValueError, match="sickr: Spearman correlation is undefined: all 3 values of the first input"):
+        evaluate(EvaluateConfig(model="angles-3", suite=("sickr", "stsb"), data_dir=str(data_dir), output=str(output)))
+    assert [result[0] for result in values(output)] == ["stsb", "stsb"]
+
+
+def test_retrieval_alone_uses_the_model_s_prompts(data_dir, angle_encoder, monkeypatch):
+    """Candidates at 11, 121, 139 and 180 degrees: the ranks are 1 to 4."""
+    original = angle_encoder.__init__
+
+    def with_prompts(self, length):
+        original(self, length)
+        self.config.prompts = (("query", "+"), ("passage", "1"))
+
+    monkeypatch.setattr(angle_encoder, "__init__", with_prompts)
+    output = data_dir / "results.json"
+    evaluate(EvaluateConfig(model="angles-3", suite=("stsb",), data_dir=str(data_dir), output=str(output),
+                            pairs=(str(data_dir / "heldout.jsonl"),)))
+    scores = {metric: value for _, _, metric, value, _ in values(output)}
+    assert scores["cosine_spearman"] == pytest.approx(100)
+    assert [scores["accuracy@1"], scores["mrr@10"]] == pytest.approx([25, 100 * (1 + 1 / 2 + 1 / 3 + 1 / 4) / 4])
+
+
+def test_evaluate_reads_the_split_and_the_folder_itself(data_dir, angle_encoder):
+    output = data_dir / "results.json"
+    evaluate(EvaluateConfig(model="angles-3", suite=("stsb",), data_dir=str(data_dir / "eval"), split="dev",
                             output=str(output)))
-    [result] = json.loads(output.read_text())
-    assert (result["split"], result["n"], result["value"]) == ("dev", 3, pytest.approx(-50))
+    assert values(output)[0] == ["stsb", "dev", "cosine_spearman", pytest.approx(-50), 3]
 
 
 @pytest.mark.parametrize("flags, message", [

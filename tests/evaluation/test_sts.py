@@ -4,7 +4,8 @@ import numpy as np
 import pytest
 import scipy.stats
 
-from evaluation.sts import StsPair, average_ranks, evaluate_sts, read_sts, spearman
+from evaluation.metrics import average_ranks, spearman
+from evaluation.sts import StsPair, evaluate_sts, read_sts
 
 HEADER = "sentence1\tsentence2\tscore\tsplit\tsource"
 

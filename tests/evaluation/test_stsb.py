@@ -19,9 +19,7 @@ result = float(100 * scipy.stats.spearmanr((first * second).sum(1), [float(row["
 def test_stsb_test_score_equals_the_peers(minilm, shared_data, peer, run_main, tmp_path):
     output = tmp_path / "results.json"
     run_main("evaluate", f"--model={minilm}", "--suite=stsb", f"--data_dir={shared_data}", f"--output={output}")
-    [result] = json.loads(output.read_text())
-    value = result.pop("value")
-    assert result == {"task": "stsb", "split": "test", "metric": "cosine_spearman", "n": 1379}
+    [value] = [line["value"] for line in json.loads(output.read_text()) if line["metric"] == "cosine_spearman"]
     expected = peer(PEER_SCORE, model=str(minilm), file=str(shared_data / "eval" / "stsb.tsv"))
     assert value == pytest.approx(expected, abs=0.01)
     assert value == pytest.approx(82.03, abs=0.01)  # as published

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 from data.formats import Prompts
-from evaluation.retrieval import evaluate_pairs, read_pairs
+from evaluation.heldout import evaluate_pairs, read_pairs
 from model.inference import Encoder
 
 PROMPTS = {"query": "query: ", "document": "passage: "}

@@ -22,11 +22,11 @@ from data.tokenizer import load_tokenizer
 from model.config import DenseConfig
 from model.inference import Encoder
 from model.parameters import declare, initialize
-from model.weights import load_model, read_config_only, save_model
+from model.weights import load_model, model_fingerprint, read_config_only, save_model
 from tests.conftest import REPOSITORY, with_devices
 from tests.data.test_loader import batches_of, text_slots, write_tokenizer
 from tests.training.conftest import WORDS
-from training.teach import TeachConfig, teach, teacher_fingerprint
+from training.teach import TeachConfig, teach
 
 FILES = ("pairs.jsonl.gz", "triplets.jsonl.gz")
 TOKENIZER = str(REPOSITORY / "data" / "sample" / "model")
@@ -60,7 +60,7 @@ def config_of(prepared, teacher, **options):
 
 def fingerprint_of(folder) -> str:
     model, parameters, tokenizer_folder, _ = load_model(folder)
-    return teacher_fingerprint(model, parameters, load_tokenizer(tokenizer_folder))
+    return model_fingerprint(model, parameters, load_tokenizer(tokenizer_folder))
 
 
 def source_texts(source) -> dict[int, str]:
@@ -167,19 +167,19 @@ def test_a_changed_source_must_be_prepared_and_embedded_again(tiny_data, tmp_pat
 def test_the_fingerprint_is_of_all_that_decides(teacher):
     model, parameters, tokenizer_folder, _ = load_model(teacher)
     tokenizer, fingerprint = load_tokenizer(tokenizer_folder), fingerprint_of(teacher)
-    assert len(fingerprint) == 16 and fingerprint == teacher_fingerprint(model, parameters, tokenizer)
+    assert len(fingerprint) == 16 and fingerprint == model_fingerprint(model, parameters, tokenizer)
     on_device = jax.tree.map(jax.numpy.asarray, parameters)
-    assert teacher_fingerprint(model, on_device, tokenizer) == fingerprint
+    assert model_fingerprint(model, on_device, tokenizer) == fingerprint
     changed = jax.tree.map(np.array, parameters)
     changed["dense_0"]["bias"][3] = np.nextafter(changed["dense_0"]["bias"][3], np.float32(1))
     others = {
-        teacher_fingerprint(model, changed, tokenizer),
-        teacher_fingerprint(dataclasses.replace(model, pooling="cls"), parameters, tokenizer),
-        teacher_fingerprint(model, parameters, load_tokenizer(TOKENIZER)),
+        model_fingerprint(model, changed, tokenizer),
+        model_fingerprint(dataclasses.replace(model, pooling="cls"), parameters, tokenizer),
+        model_fingerprint(model, parameters, load_tokenizer(TOKENIZER)),
     }
     assert len(others) == 3 and fingerprint not in others
     for free in ({"normalize": False}, {"prompts": (("query", "query: "),)}):
-        assert teacher_fingerprint(dataclasses.replace(model, **free), parameters, tokenizer) == fingerprint
+        assert model_fingerprint(dataclasses.replace(model, **free), parameters, tokenizer) == fingerprint
 
 
 def test_what_float16_does_not_hold(prepared, teacher, monkeypatch):

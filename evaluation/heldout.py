@@ -3,14 +3,19 @@
 Legend: n = pairs, c = candidates, d = embedding width.
 """
 
+import functools
 import pathlib
-from typing import NamedTuple
+from typing import TYPE_CHECKING, NamedTuple
 
 import numpy as np
 
 from data.formats import NO_PROMPTS, BadLine, Prompts, parse_line
+from evaluation.embedding import EncodeFunction, unit_embeddings
 from evaluation.lines import numbered_lines
-from evaluation.sts import EncodeFunction, unit_embeddings
+from evaluation.task import Result, Scores, Task
+
+if TYPE_CHECKING:
+    from evaluation.embedder import Embedder
 
 QUERY_BLOCK = 1024  # queries compared with all candidates at once
 
@@ -76,3 +81,19 @@ def evaluate_pairs(
     embeddings = unit_embeddings(encode, queries + [prompts.document + text for text in candidates])
     ranks = paired_ranks(embeddings[:len(queries)], embeddings[len(queries):], paired)
     return RetrievalScores(float((ranks == 1).mean()), mean_reciprocal_rank(ranks), ranks)
+
+
+def read_task(path: str) -> Task:
+    """--pairs: the task of one file. Its texts get the model's prompts, so that they are not known yet."""
+    name = pathlib.Path(path).name.split(".jsonl")[0]
+    return Task(name, (), functools.partial(_score, name=name, pairs=read_pairs(path)))
+
+
+def _score(embedder: "Embedder", name: str, pairs: list[tuple[str, str]]) -> Scores:
+    scores = evaluate_pairs(embedder, pairs, embedder.prompts)
+    items = {
+        "accuracy@1": (scores.ranks == 1).astype(float).tolist(),
+        "mrr@10": np.where(scores.ranks <= 10, 1 / scores.ranks, 0.0).tolist(),
+    }
+    values = {"accuracy@1": scores.accuracy_at_1, "mrr@10": scores.mrr_at_10}
+    return Scores([Result(name, "heldout", metric, 100 * value, len(pairs)) for metric, value in values.items()], items)

@@ -4,8 +4,8 @@ import numpy as np
 import pytest
 
 from data.formats import Prompts
-from evaluation import retrieval
-from evaluation.retrieval import evaluate_pairs, mean_reciprocal_rank, read_pairs
+from evaluation import heldout
+from evaluation.heldout import evaluate_pairs, mean_reciprocal_rank, read_pairs
 
 
 def random_encoder(generator, texts, d):
@@ -15,7 +15,7 @@ def random_encoder(generator, texts, d):
 
 @pytest.mark.parametrize("block", [7, 1000])
 def test_ranks_equal_a_sort_of_each_querys_candidates(monkeypatch, block):
-    monkeypatch.setattr(retrieval, "QUERY_BLOCK", block)
+    monkeypatch.setattr(heldout, "QUERY_BLOCK", block)
     generator = np.random.default_rng(block)
     pairs = [(f"q{i}", f"p{i}") for i in range(60)]
     encode = random_encoder(generator, [text for pair in pairs for text in pair], d=3)

@@ -1,0 +1,59 @@
+"""Texts -> embeddings for the tasks of an evaluation: each distinct text once, over all devices of all processes.
+
+Legend: n = texts, d = embedding width, P = processes.
+"""
+
+from collections.abc import Iterable
+
+import jax
+import numpy as np
+from jax.experimental import multihost_utils
+
+from data.formats import Prompts
+from model.inference import Encoder
+from model.modules import retrieval_prompts
+
+
+class Embedder:
+    """Embeds texts with one model and remembers them, so that no text is encoded twice in all the tasks of a run.
+
+    Embeddings are the model's before normalisation: a translation's squared error wants those, a cosine does not mind.
+    """
+
+    def __init__(self, encoder: Encoder, teacher: "Embedder | None" = None):
+        self.encoder = encoder
+        self.teacher = teacher  # whose embeddings the model's are compared with, where a task asks for that
+        self.prompts: Prompts = retrieval_prompts(encoder.config)
+        self._row_of: dict[str, int] = {}
+        self._embeddings = np.zeros((0, encoder.config.embedding_size), np.float32)
+
+    def __call__(self, texts: list[str]) -> np.ndarray:
+        """[n, d] float32."""
+        self.remember(texts)
+        return self._embeddings[[self._row_of[text] for text in texts]]
+
+    def remember(self, texts: Iterable[str], *, progress: bool = False) -> None:
+        """Encodes those that are not known, a share in each process. Every process calls it with the same texts."""
+        new = [text for text in dict.fromkeys(texts) if text not in self._row_of]
+        if not new:
+            return
+        share = new[jax.process_index()::jax.process_count()]
+        embeddings = self.encoder.encode(share, normalize=False, progress=progress)
+        if jax.process_count() > 1:
+            embeddings = _gather_shares(embeddings, len(new))
+        first = len(self._embeddings)
+        self._row_of |= {text: first + row for row, text in enumerate(new)}
+        self._embeddings = np.concatenate([self._embeddings, embeddings])
+
+    @property
+    def texts(self) -> list[str]:
+        """The distinct texts embedded so far."""
+        return list(self._row_of)
+
+
+def _gather_shares(embeddings: np.ndarray, total: int) -> np.ndarray:
+    """Process p's rows p, p + P, p + 2P, ... of `total` -> all rows, in every process."""
+    padded = np.zeros((-(-total // jax.process_count()), embeddings.shape[1]), np.float32)
+    padded[:len(embeddings)] = embeddings
+    gathered = multihost_utils.process_allgather(padded)  # [P, rows, d]
+    return np.swapaxes(gathered, 0, 1).reshape(-1, embeddings.shape[1])[:total]
