@@ -7,6 +7,7 @@ our top-level `kernels` package shadows one that transformers probes for.
 import json
 import os
 import pathlib
+import socket
 import subprocess
 import sys
 
@@ -97,5 +98,33 @@ def run_main():
         if check:
             assert done.returncode == 0, f"main.py {flags} failed:\n{done.stdout[-3000:]}\n{done.stderr[-6000:]}"
         return done
+
+    return run
+
+
+@pytest.fixture(scope="session")
+def run_processes():
+    """Runs one `python main.py ...` as several processes: run_processes(*flags, processes=2, devices=2).
+
+    Returns what each printed, stderr included.
+    """
+
+    def run(*flags, processes: int, devices: int) -> list[str]:
+        with socket.socket() as probe:
+            probe.bind(("localhost", 0))
+            port = probe.getsockname()[1]
+        command = [sys.executable, str(REPOSITORY / "main.py"), *map(str, flags)]
+        if processes > 1:
+            command += [f"--coordinator_address=localhost:{port}", f"--num_processes={processes}"]
+        started = [
+            subprocess.Popen([*command, f"--process_id={index}"], cwd=REPOSITORY, env=with_devices(devices),
+                             stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True)
+            for index in range(processes)
+        ]
+        outputs = []
+        for process in started:
+            outputs.append(process.communicate(timeout=300)[0])
+            assert process.returncode == 0, outputs[-1][-4000:]
+        return outputs
 
     return run

@@ -83,6 +83,16 @@ def test_encode(run_benchmark):
     assert any("sentence_transformers 6" in line for line in lines)
 
 
+def test_evaluate(run_benchmark, data_dir, texts):
+    (data_dir / "eval").mkdir()
+    rows = [f"{a}\t{b}\t{index % 6}\ttest\n" for index, (a, b) in enumerate(zip(texts[:40], texts[40:80]))]
+    (data_dir / "eval" / "stsb.tsv").write_text("sentence1\tsentence2\tscore\tsplit\n" + "".join(rows))
+    lines, result = run_benchmark("evaluate_vs_sentence_transformers", "--repeats=1", "--tasks=stsb,sts14")
+    assert result["name"] == "evaluate_vs_sentence_transformers" and result["ratio"] > 0
+    assert result["tasks"] == ["stsb"] and result["missing"] == ["sts14"] and result["largest_difference"] < 0.01
+    assert any("without sts14, whose files are not there" in line for line in lines)
+
+
 def test_train(run_benchmark):
     lines, result = run_benchmark(
         "train_vs_sentence_transformers", "--pairs=256", "--batch_size=8", "--max_length=32", "--seconds=0.5",

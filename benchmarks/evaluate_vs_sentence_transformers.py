@@ -1,0 +1,114 @@
+"""Seconds of the STS suite beside sentence-transformers' EmbeddingSimilarityEvaluator: same weights, pairs, threads.
+
+    python -m benchmarks.evaluate_vs_sentence_transformers --data_dir=DIR [--peer_python=PYTHON]
+
+Scores the real all-MiniLM-L6-v2 in float32 on those of the seven STS tasks whose files are in DIR, and says which are
+not. Each repetition runs ours and the peer, one after the other, with the model loaded: ours reads the files, compiles
+(what earlier repetitions compiled is dropped), embeds each distinct text once and scores; the peer has the pairs in
+memory and embeds each list of sentences. Every task's score must be the peer's to 0.01.
+"""
+
+import dataclasses
+import json
+import pathlib
+import tempfile
+import time
+
+from benchmarks.peer import (
+    PeerBenchmarkConfig,
+    describe_machine,
+    paired_ratio,
+    peer_model_folder,
+    peer_python,
+    peer_workers,
+    print_result,
+    run_benchmark,
+    use_cpu,
+)
+from evaluation import sts
+from evaluation.task import Task
+from flags import flag
+
+TARGET = 2.0
+LARGEST_DIFFERENCE = 0.01  # of a score x 100
+
+
+@dataclasses.dataclass(frozen=True)
+class EvaluateBenchmarkConfig(PeerBenchmarkConfig):
+    data_dir: str = flag("", "folder of the STS files")
+    model: str = flag("", "folder of a sentence-transformers model; empty: the real all-MiniLM-L6-v2")
+    tasks: tuple[str, ...] = flag(sts.SEVEN, "tasks to score; those without files are named and left out")
+    repeats: int = flag(3, "repetitions")
+    batch_size: int = flag(32, "batch size of the peer; 32 is its default")
+
+
+def benchmark(config: EvaluateBenchmarkConfig) -> None:
+    use_cpu(config.threads)
+    import jax
+
+    from evaluation.embedder import Embedder
+    from evaluation.evaluate import score_tasks
+    from model.inference import Encoder
+
+    names = [name for name in config.tasks if has_files(config.data_dir, name)]
+    missing = [name for name in config.tasks if name not in names]
+    if not names:
+        raise ValueError(f"--data_dir={config.data_dir} has files of none of {', '.join(config.tasks)}")
+    python = peer_python(config.peer_python)
+    model = config.model or peer_model_folder(python)
+    encoder = Encoder.load(model)
+
+    def evaluate_ours() -> tuple[float, dict]:
+        jax.clear_caches()
+        begin = time.perf_counter()
+        tasks = [read(config.data_dir, name) for name in names]
+        scored = list(score_tasks(Embedder(encoder), tasks))
+        return time.perf_counter() - begin, {one.task: one.scores for one in scored}
+
+    seconds, scores = evaluate_ours()
+    with tempfile.TemporaryDirectory() as temporary:
+        tasks_file = pathlib.Path(temporary, "tasks.json")
+        tasks_file.write_text(json.dumps({name: scores[name].items for name in names}))
+        arguments = {"model": str(model), "tasks": str(tasks_file), "threads": config.threads}
+        with peer_workers(python, "peer_evaluate.py", {"peer": arguments}) as workers:
+            print(f"{', '.join(names)}: {sum(len(scores[name].items['cosine']) for name in names)} pairs"
+                  + (f"; without {', '.join(missing)}, whose files are not there" if missing else "")
+                  + f"\n{describe_machine(config.threads, workers['peer'].ready['versions'])}", flush=True)
+            ours, theirs = [], []
+            for repeat in range(config.repeats):
+                seconds, scores = (seconds, scores) if repeat == 0 else evaluate_ours()
+                answer = workers["peer"].ask(batch_size=config.batch_size)
+                ours.append(1 / seconds)
+                theirs.append(1 / answer["seconds"])
+                print(f"repetition {repeat + 1}: ours {seconds:.1f} s, peer {answer['seconds']:.1f} s", flush=True)
+    report(names, missing, {name: scores[name].results[0].value for name in names}, answer["scores"], ours, theirs)
+
+
+def read(data_dir: str, name: str) -> Task:
+    return sts.read_task(data_dir, name, "test")
+
+
+def has_files(data_dir: str, name: str) -> bool:
+    try:
+        read(data_dir, name)
+    except ValueError:
+        return False
+    return True
+
+
+def report(names: list[str], missing: list[str], scores: dict[str, float], peer_scores: dict[str, float],
+           ours: list[float], theirs: list[float]) -> None:
+    for name in names:
+        print(f"{name}: cosine Spearman x 100 ours {scores[name]:.3f}, peer {peer_scores[name]:.3f}")
+    difference = max(abs(scores[name] - peer_scores[name]) for name in names)
+    ratio = paired_ratio(ours, theirs)
+    print_result(
+        "evaluate_vs_sentence_transformers", ratio.ratio, TARGET,
+        ratio.ratio >= TARGET and difference <= LARGEST_DIFFERENCE,
+        lowest=round(ratio.lowest, 3), highest=round(ratio.highest, 3), seconds=round(1 / ratio.ours, 1),
+        peer_seconds=round(1 / ratio.theirs, 1), tasks=names, missing=missing, largest_difference=round(difference, 5),
+    )
+
+
+if __name__ == "__main__":
+    run_benchmark(EvaluateBenchmarkConfig, benchmark)
