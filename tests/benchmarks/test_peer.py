@@ -2,6 +2,7 @@ import sys
 
 import pytest
 
+from benchmarks import peer
 from benchmarks.peer import Ratio, WorkerProcess, paired_ratio, peer_python
 
 DOUBLES = """
@@ -40,3 +41,23 @@ def test_the_ratio_is_the_median_of_neighbours():
 def test_a_peer_python_that_is_not_there():
     with pytest.raises(ValueError, match="--peer_python=/nowhere/python is not an executable"):
         peer_python("/nowhere/python")
+
+
+def test_the_peer_environment_is_made_once_and_completed_when_packages_are_added(tmp_path, monkeypatch):
+    commands = []
+
+    def run(command, check):
+        commands.append(command[2])
+        (tmp_path / ".venv-peer").mkdir(exist_ok=True)
+
+    monkeypatch.setattr(peer, "REPOSITORY", tmp_path)
+    monkeypatch.setattr(peer.subprocess, "run", run)
+    for expected in (["venv", "pip", "pip"], []):
+        assert peer_python() == str(tmp_path / ".venv-peer" / "bin" / "python")
+        assert commands == expected
+        commands.clear()
+    monkeypatch.setattr(peer, "PEER_PACKAGES", [*peer.PEER_PACKAGES, "another"])
+    for expected in (["pip", "pip"], []):
+        peer_python()
+        assert commands == expected
+        commands.clear()

@@ -5,9 +5,16 @@ import numpy as np
 import pytest
 import scipy.stats
 
+from evaluation import translation
 from evaluation.evaluate import EvaluateConfig, evaluate
 from evaluation.sts import evaluate_sts, read_sts
-from evaluation.translation import ParallelTexts, evaluate_translations, mean_squared_error, read_parallel
+from evaluation.translation import (
+    ParallelTexts,
+    evaluate_translations,
+    read_parallel,
+    read_suite_task,
+    squared_errors,
+)
 
 
 def write(path, *lines):
@@ -21,7 +28,7 @@ def lookup(rows):
 
 
 def loop_scores(sources, targets, teacher):
-    """(accuracy, mean squared error x 100) one number after the other, in float64."""
+    """(accuracy from source, to source, mean squared error) one number after the other, in float64."""
     def cosine(a, b):
         return sum(x * y for x, y in zip(a, b)) / (sum(x * x for x in a) * sum(y * y for y in b)) ** 0.5
 
@@ -29,7 +36,7 @@ def loop_scores(sources, targets, teacher):
     forth = [max(rows, key=lambda j, i=i: cosine(sources[i], targets[j])) == i for i in rows]
     back = [max(rows, key=lambda j, i=i: cosine(targets[i], sources[j])) == i for i in rows]
     squares = [(x - y) ** 2 for a, b in zip(teacher, targets) for x, y in zip(a, b)]
-    return (sum(forth) + sum(back)) / (2 * len(rows)), 100 * sum(squares) / len(squares)
+    return sum(forth) / len(rows), sum(back) / len(rows), sum(squares) / len(squares)
 
 
 @pytest.mark.parametrize("seed", range(4))
@@ -50,31 +57,31 @@ def test_scores_equal_a_float64_loop_over_the_rows_of_each_language(seed):
         expected = loop_scores([student[f"en {i}"] for i in rows], [student[f"{language} {i}"] for i in rows],
                                [teacher[f"en {i}"] for i in rows])
         result = scores[language]
-        assert (result.accuracy, 100 * result.mse) == (pytest.approx(expected[0]), pytest.approx(expected[1], rel=1e-6))
-        assert result.accuracy == (result.source_to_target + result.target_to_source) / 2
-        assert result.rows == len(rows)
+        assert (result.from_source.mean(), result.to_source.mean(), result.mse) == pytest.approx(expected, rel=1e-6)
+        assert result.accuracy == pytest.approx((expected[0] + expected[1]) / 2)
+        assert len(result.from_source) == len(rows)
     assert 0.02 < scores["fr"].accuracy < scores["de"].accuracy < 1
     alone = evaluate_translations(lookup(student), parallel)["de"]
-    assert alone == scores["de"]._replace(mse=None)
+    assert (alone.accuracy, alone.mse) == (scores["de"].accuracy, None)
 
 
 def test_equal_texts_are_one_candidate_and_other_ties_are_wrong():
     rows = {"yes": [1, 0], "sure": [1, 0.1], "no": [0, 1], "ja": [1, 0.02], "nein": [0, 1]}
     parallel = ParallelTexts("en", ["yes", "sure", "no"], {"de": ["ja", "ja", "nein"]})
     scores = evaluate_translations(lookup(rows), parallel)["de"]
-    assert scores.source_to_target == 1  # "ja" is the nearest text, in whatever row
-    assert scores.target_to_source == pytest.approx(2 / 3)  # the "ja" of "sure" finds "yes"
+    assert scores.from_source.tolist() == [1, 1, 1]  # "ja" is the nearest text, in whatever row
+    assert scores.to_source.tolist() == [1, 0, 1]  # the "ja" of "sure" finds "yes"
     constant = evaluate_translations(lambda texts: np.ones((len(texts), 2)), parallel)["de"]
-    assert (constant.source_to_target, constant.target_to_source) == (0, 0)
+    assert not constant.from_source.any() and not constant.to_source.any()
 
 
-def test_mean_squared_error():
+def test_squared_errors():
     generator = np.random.default_rng(0)
     target, embeddings = generator.normal(size=(2, 40, 7)).astype(np.float32)
-    expected = ((target.astype(np.float64) - embeddings) ** 2).sum() / 280
-    assert mean_squared_error(target, embeddings) == pytest.approx(expected, rel=1e-12)
+    expected = ((target.astype(np.float64) - embeddings) ** 2).sum(axis=1) / 7
+    np.testing.assert_allclose(squared_errors(target, embeddings), expected, rtol=1e-12)
     with pytest.raises(ValueError, match=r"the teacher's embeddings are \(40, 7\), the student's \(40, 6\)"):
-        mean_squared_error(target, embeddings[:, :6])
+        squared_errors(target, embeddings[:, :6])
 
 
 def test_an_encoder_that_is_broken_is_named():
@@ -137,22 +144,97 @@ def test_evaluate_scores_translations_and_cross_lingual_sts(data_dir, capsys):
     config = EvaluateConfig(model="angles-2", parallel=(str(data_dir / "dev.tsv.gz"),), suite=("stsb_en-de",),
                             data_dir=str(data_dir), output=str(output))
     evaluate(config)
-    expected = [
-        ["stsb_en-de", "test", "cosine_spearman", pytest.approx(100), 10],
+    accuracy = [
         ["dev:de", "heldout", "translation_accuracy", 100, 3],
+        ["dev:de", "heldout", "translation_accuracy_from_source", 100, 3],
+        ["dev:de", "heldout", "translation_accuracy_to_source", 100, 3],
         ["dev:fr", "heldout", "translation_accuracy", 0, 2],
+        ["dev:fr", "heldout", "translation_accuracy_from_source", 0, 2],
+        ["dev:fr", "heldout", "translation_accuracy_to_source", 0, 2],
     ]
-    assert scores(output) == expected
+    assert scores(output) == [["stsb_en-de", "test", "cosine_spearman", pytest.approx(100), 10], *accuracy]
     evaluate(EvaluateConfig(model="angles-2", parallel=config.parallel, teacher="angles-3", output=str(output)))
 
     def squared(degrees):  # distance of lengths 2 and 3, over two dimensions
         return (2 ** 2 + 3 ** 2 - 2 * 2 * 3 * np.cos(np.radians(degrees))) / 2
 
-    expected = [expected[1], ["dev:de", "heldout", "mse", pytest.approx(100 * squared(10), rel=1e-5), 3],
-                expected[2], ["dev:fr", "heldout", "mse", pytest.approx(100 * squared(80), rel=1e-5), 2]]
-    assert scores(output) == expected
-    mse = json.loads(output.read_text())[1]["value"]
+    mse_of = {"dev:de": 10, "dev:fr": 80}
+    expected = [[task, "heldout", "mse", pytest.approx(100 * squared(degrees), rel=1e-5), accuracy[3 * row][-1]]
+                for row, (task, degrees) in enumerate(mse_of.items())]
+    assert scores(output) == [*accuracy[:3], expected[0], *accuracy[3:], expected[1]]
+    mse = json.loads(output.read_text())[3]["value"]
     assert f"{mse:.4f}" in capsys.readouterr().out
+
+
+@pytest.fixture
+def embedder(angle_encoder):
+    from evaluation.embedder import Embedder
+
+    return Embedder(angle_encoder(2.0), teacher=Embedder(angle_encoder(2.0)))
+
+
+def test_suite_task(tmp_path, embedder, monkeypatch):
+    """deu finds all of its own, fra none; each text is embedded once."""
+    rows = [("deu", "de 10", "0"), ("deu", "de 60", "50"), ("deu", "de 99", "100"),
+            ("fra", "80", "0"), ("fra", "7", "90")]
+    write(tmp_path / "tatoeba_v1.jsonl.gz",
+          *(json.dumps({"lang": lang, "text": text, "eng": english}) for lang, text, english in rows))
+    task = read_suite_task(str(tmp_path), "tatoeba")
+    assert task.name == "tatoeba" and sorted(task.texts) == sorted({text for row in rows for text in row[1:]})
+    embedder.remember(task.texts)
+    results, items = task.score(embedder)
+    assert sorted(embedder.encoder.encoded) == sorted(task.texts)
+    mse = {task: np.mean([4 * (1 - np.cos(np.radians(degrees))) for degrees in angles])
+           for task, angles in (("deu", (10, 10, 1)), ("fra", (80, 83)))}
+    three = ("translation_accuracy", "translation_accuracy_from_source", "translation_accuracy_to_source")
+    expected = [("tatoeba_mean_of_2", metric, 50, 2) for metric in three]
+    expected += [("tatoeba_mean_of_2", "mse", 50 * (mse["deu"] + mse["fra"]), 2)]
+    for language, accuracy, n in (("deu", 100, 3), ("fra", 0, 2)):
+        expected += [(f"tatoeba:{language}", metric, accuracy, n) for metric in three]
+        expected += [(f"tatoeba:{language}", "mse", 100 * mse[language], n)]
+    assert [(task, metric, pytest.approx(value, rel=1e-5), n) for task, metric, value, n in expected] == [
+        (result.task, result.metric, result.value, result.n) for result in results]
+    assert {result.split for result in results} == {"test"}
+    assert items["part"] == ["deu"] * 3 + ["fra"] * 2 and list(items) == ["part", *three, "mse"]
+    for result in results[4:]:
+        values = [value for part, value in zip(items["part"], items[result.metric]) if result.task.endswith(part)]
+        assert result.value == pytest.approx(100 * np.mean(values))
+    monkeypatch.setitem(translation.COMPLETE, "tatoeba", (2, 5))
+    assert {result.task for result in task.score(embedder).results[:4]} == {"tatoeba"}
+    [first, *_] = read_suite_task(str(tmp_path), "tatoeba", ("fra",)).score(embedder).results
+    assert first.task == "tatoeba_mean_of_1"
+
+
+TRANSLATION_EVALUATOR = """
+import numpy as np, torch
+from sentence_transformers.sentence_transformer.evaluation import TranslationEvaluator
+class Given:
+    def encode(self, texts, **_):
+        return [torch.tensor(arguments["rows"][text]) for text in texts]
+class Evaluator(TranslationEvaluator):
+    def store_metrics_in_model_card_data(self, *_):
+        pass
+result = Evaluator(arguments["sources"], arguments["translations"], write_csv=False)(Given())
+"""
+
+
+@pytest.mark.peer
+def test_accuracies_equal_translation_evaluators(peer):
+    """With texts that occur twice on either side, 120 rows of noise."""
+    generator = np.random.default_rng(0)
+    n = 120
+    sources, translations = [f"en {i}" for i in range(n)], [f"de {i}" for i in range(n)]
+    sources[7], sources[50] = sources[8], sources[51]
+    translations[3], translations[90] = translations[4], translations[2]
+    english = generator.normal(size=(n, 8))
+    rows = {text: row.tolist() for text, row in zip(sources, english)}
+    rows |= {text: row.tolist() for text, row in zip(translations, english + generator.normal(size=(n, 8)) / 2)}
+    expected = peer(TRANSLATION_EVALUATOR, sources=sources, translations=translations, rows=rows)
+    result = evaluate_translations(lookup(rows), ParallelTexts("en", sources, {"de": translations}))["de"]
+    assert result.from_source.mean() == pytest.approx(expected["src2trg_accuracy"])
+    assert result.to_source.mean() == pytest.approx(expected["trg2src_accuracy"])
+    assert result.accuracy == pytest.approx(expected["mean_accuracy"])
+    assert expected["src2trg_accuracy"] != expected["trg2src_accuracy"]
 
 
 def test_cross_lingual_sts_is_the_rank_correlation_of_cosines(tmp_path):
