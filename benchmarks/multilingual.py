@@ -89,7 +89,8 @@ def cross_lingual_sts(config: MultilingualBenchmarkConfig, model: str, folder: p
     output = folder / "results.json"
     run_main("evaluate", f"--model={model}", f"--suite={','.join(tasks)}", "--split=dev", f"--data_dir={folder}",
              f"--output={output}")
-    return {tasks[line["task"]]: line["value"] for line in json.loads(output.read_text())}
+    results = json.loads(output.read_text())
+    return {tasks[line["task"]]: line["value"] for line in results if line["metric"] == "cosine_spearman"}
 
 
 def report(config: MultilingualBenchmarkConfig, before: dict, after: dict, sts_before: dict, sts_after: dict) -> None:
