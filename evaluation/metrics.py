@@ -1,7 +1,5 @@
 """Correlations of two lists of numbers, in numpy (tests compare them with scipy)."""
 
-import math
-
 import numpy as np
 
 
@@ -28,8 +26,20 @@ def spearman(x: np.ndarray, y: np.ndarray) -> float:
 
 
 def _correlation(x: np.ndarray, y: np.ndarray) -> float:
-    x, y = x - x.mean(), y - y.mean()
-    return float(x @ y / math.sqrt((x @ x) * (y @ y)))
+    return float(np.clip(_direction(x) @ _direction(y), -1, 1))
+
+
+def _direction(values: np.ndarray) -> np.ndarray:
+    """(values - mean) / their length, without overflow, and exact where an offset dwarfs the differences.
+
+    The power of two and, of values near each other, the first value are taken off without rounding, so that the mean's
+    rounding is one of the differences and not of the offset.
+    """
+    _, exponent = np.frexp(np.abs(values).max())
+    scaled = np.ldexp(values, -exponent)
+    shifted = scaled - scaled[0]
+    centred = shifted - shifted.mean()
+    return centred / np.linalg.norm(centred)
 
 
 def _check_defined(name: str, x: np.ndarray, y: np.ndarray) -> None:

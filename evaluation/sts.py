@@ -1,33 +1,30 @@
-"""Semantic textual similarity: Spearman correlation of cosines with human scores.
+"""Semantic textual similarity: correlation of the cosines of pairs of sentences with human scores.
 
-Legend: n = pairs, d = embedding width.
+The published figure is Spearman's over all pairs of a task: for STS12 to STS16 over those of all parts of a year at
+once ("all", as in SimCSE and SCT). The mean over the parts is given beside it, under its own name. The parts of a
+cross-lingual set are languages: each is scored alone, and the mean over them comes first. All x 100.
+
+Files: evaluation/sts_files.py; where they are found: evaluation/sts_places.py. Legend: n = pairs, d = embedding width.
 """
 
 import functools
-import math
-import pathlib
 from typing import TYPE_CHECKING, NamedTuple
 
 import numpy as np
+from absl import logging
 
 from evaluation.embedding import EncodeFunction, unit_embeddings
-from evaluation.lines import numbered_lines
 from evaluation.metrics import pearson, spearman
+from evaluation.sts_files import StsPair
+from evaluation.sts_files import read_sts as read_sts  # those who score one file import both from here
+from evaluation.sts_places import StsSet, read_set
 from evaluation.task import Result, Scores, Task
 
 if TYPE_CHECKING:
     from evaluation.embedder import Embedder
 
 SEVEN = ("sts12", "sts13", "sts14", "sts15", "sts16", "stsb", "sickr")
-TASK_FILES = {"sickr": "sick"}  # tasks whose file has another name
-SUFFIXES = (".tsv", ".tsv.gz")
-STS_COLUMNS = ("sentence1", "sentence2", "score")
-
-
-class StsPair(NamedTuple):
-    sentence1: str
-    sentence2: str
-    score: float
+METRICS = {"cosine_spearman": spearman, "cosine_pearson": pearson}
 
 
 class StsScores(NamedTuple):
@@ -36,87 +33,81 @@ class StsScores(NamedTuple):
     human_scores: np.ndarray  # [n] float64
 
 
-def read_sts(path: str | pathlib.Path, split: str = "") -> list[StsPair]:
-    """Reads the pairs of one split of an STS file; an empty `split` reads all.
-
-    The file is .tsv or .tsv.gz, unquoted, with a header that names at least the columns sentence1, sentence2 and score,
-    and split where one is chosen. Raises ValueError naming file:line for a wrong number of columns, a score that is not
-    a finite number and an empty sentence, in any split.
-    """
-    lines = numbered_lines(path)
-    place, header = next(lines, (f"{path}:1", ""))
-    columns = header.split("\t")
-    missing = [name for name in STS_COLUMNS + (("split",) if split else ()) if name not in columns]
-    if missing:
-        raise ValueError(f"{place}: the header lacks {', '.join(missing)}; it has {', '.join(columns)}")
-    pairs, splits = [], set()
-    for place, line in lines:
-        fields = line.split("\t")
-        if len(fields) != len(columns):
-            raise ValueError(f"{place}: {len(fields)} tab-separated columns, but the header has {len(columns)}")
-        row = dict(zip(columns, fields))
-        pair = _pair(row, place)
-        splits.add(row.get("split", ""))
-        if not split or row["split"] == split:
-            pairs.append(pair)
-    if not pairs:
-        known = ", ".join(sorted(splits)) or "no rows"
-        raise ValueError(f"{path} has no row of the split {split!r}; it has {known}")
-    return pairs
-
-
-def _pair(row: dict[str, str], place: str) -> StsPair:
-    for name in ("sentence1", "sentence2"):
-        if not row[name].strip():
-            raise ValueError(f"{place}: {name} is empty")
-    try:
-        score = float(row["score"])
-    except ValueError:
-        score = math.nan
-    if not math.isfinite(score):
-        raise ValueError(f"{place}: score is not a finite number: {row['score']!r}")
-    return StsPair(row["sentence1"], row["sentence2"], score)
-
-
 def evaluate_sts(encode: EncodeFunction, pairs: list[StsPair]) -> StsScores:
     """Spearman correlation between the cosines of the pairs' embeddings and their human scores."""
-    first, second = [pair.sentence1 for pair in pairs], [pair.sentence2 for pair in pairs]
-    embeddings = unit_embeddings(encode, first + second)
-    cosines = np.einsum("nd,nd->n", embeddings[:len(pairs)], embeddings[len(pairs):], dtype=np.float64)
-    human_scores = np.array([pair.score for pair in pairs])
+    cosines, human_scores = pair_cosines(encode, pairs), np.array([pair.score for pair in pairs])
     return StsScores(spearman(cosines, human_scores), cosines, human_scores)
 
 
-def sts_files(data_dir: str) -> dict[str, pathlib.Path]:
-    """{task: file} of the STS files in data_dir/eval, or in data_dir itself if it has no folder eval."""
-    if not pathlib.Path(data_dir or ".").is_dir():
-        raise ValueError(f"--data_dir={data_dir} is not a folder")
-    folder = pathlib.Path(data_dir, "eval")
-    folder = folder if folder.is_dir() else folder.parent
-    names = {file: task for task, file in TASK_FILES.items()}
-    files = {}
-    for path in sorted(folder.iterdir()):
-        if not path.name.endswith(SUFFIXES):
-            continue
-        _, header = next(numbered_lines(path), ("", ""))
-        if set(STS_COLUMNS) <= set(header.split("\t")):
-            name = path.name.split(".tsv")[0]
-            files[names.get(name, name)] = path
-    return files
+def pair_cosines(encode: EncodeFunction, pairs: list[StsPair]) -> np.ndarray:
+    """cos(encode(sentence1), encode(sentence2)) of each pair. [n] float64."""
+    embeddings = unit_embeddings(encode, [pair.sentence1 for pair in pairs] + [pair.sentence2 for pair in pairs])
+    return np.einsum("nd,nd->n", embeddings[:len(pairs)], embeddings[len(pairs):], dtype=np.float64)
 
 
 def read_task(data_dir: str, name: str, split: str) -> Task:
-    files = sts_files(data_dir)
-    if name not in files:
-        raise ValueError(f"--suite={name} is unknown; --data_dir={data_dir} has {', '.join(files) or 'no STS files'}")
-    pairs = read_sts(files[name], split)
-    texts = [text for pair in pairs for text in pair[:2]]
-    return Task(name, texts, functools.partial(_score, name=name, split=split, pairs=pairs))
+    """The task `name` as found in data_dir; its results are those of score_set."""
+    sts_set = read_set(data_dir, name, split)
+    texts = [text for pairs in sts_set.parts.values() for pair in pairs for text in pair[:2]]
+    return Task(name, texts, functools.partial(score_set, sts_set=sts_set))
 
 
-def _score(embedder: "Embedder", name: str, split: str, pairs: list[StsPair]) -> Scores:
-    scores = evaluate_sts(embedder, pairs)
-    values = {"cosine_spearman": scores.spearman, "cosine_pearson": pearson(scores.cosines, scores.human_scores)}
+def score_set(embedder: "Embedder", sts_set: StsSet) -> Scores:
+    """Over all pairs, then the mean over the parts, then the parts; of a set by language not over all pairs.
+
+    A part that has no correlation (constant scores, one pair) is left out with a warning, and then there is no mean.
+    ValueError if nothing is left.
+    """
+    name, split = sts_set.name, sts_set.split
+    pairs = [pair for part in sts_set.parts.values() for pair in part]
+    part_of = np.repeat(list(sts_set.parts), [len(part) for part in sts_set.parts.values()])
+    cosines, human_scores = pair_cosines(embedder, pairs), np.array([pair.score for pair in pairs])
+    results = [] if sts_set.by_language else correlations(name, split, cosines, human_scores)
+    if sts_set.by_language or len(sts_set.parts) > 1:
+        results += _scores_of_parts(name, split, part_of, cosines, human_scores)
     items = {"sentence1": [pair.sentence1 for pair in pairs], "sentence2": [pair.sentence2 for pair in pairs],
-             "score": scores.human_scores.tolist(), "cosine": scores.cosines.tolist(), "part": [name] * len(pairs)}
-    return Scores([Result(name, split, metric, 100 * value, len(pairs)) for metric, value in values.items()], items)
+             "score": human_scores.tolist(), "cosine": cosines.tolist(), "part": part_of.tolist()}
+    return Scores(results, items)
+
+
+def correlations(task: str, split: str, cosines: np.ndarray, human_scores: np.ndarray) -> list[Result]:
+    """Spearman's and Pearson's of cosines [n] with human_scores [n]."""
+    return [Result(task, split, metric, 100 * correlation(cosines, human_scores), len(cosines))
+            for metric, correlation in METRICS.items()]
+
+
+def _scores_of_parts(
+    name: str, split: str, part_of: np.ndarray, cosines: np.ndarray, human_scores: np.ndarray
+) -> list[Result]:
+    """The mean over the parts, if each has a score, and the parts."""
+    of_parts, failed = [], {}
+    for part in dict.fromkeys(part_of.tolist()):
+        rows = part_of == part
+        try:
+            of_parts += correlations(f"{name}:{part}", split, cosines[rows], human_scores[rows])
+        except ValueError as error:
+            logging.warning("%s:%s has no score, so that there is no mean over the parts: %s", name, part, error)
+            failed[part] = error
+    if not of_parts:
+        raise ValueError(f"no part has a score; the first, {next(iter(failed))}: {next(iter(failed.values()))}")
+    return of_parts if failed else _means(name, split, of_parts) + of_parts
+
+
+def _means(name: str, split: str, results: list[Result]) -> list[Result]:
+    values = {metric: [result.value for result in results if result.metric == metric] for metric in METRICS}
+    return [Result(name, split, f"{metric}_mean", float(np.mean(of_parts)), len(of_parts))
+            for metric, of_parts in values.items()]
+
+
+def mean_of_seven(results: list[Result]) -> Result | None:
+    """Mean of the cosine_spearman of the SEVEN, as published; of two to six under a name that says so; else None."""
+    values = {result.task: result for result in results if result.task in SEVEN and result.metric == "cosine_spearman"}
+    if len(values) < 2:
+        return None
+    name = "sts_mean"
+    if missing := [task for task in SEVEN if task not in values]:
+        name = f"sts_mean_of_{len(values)}"
+        logging.warning("%s is no published mean: it lacks %s", name, ", ".join(missing))
+    split = next(iter(values.values())).split
+    mean = float(np.mean([result.value for result in values.values()]))
+    return Result(name, split, "cosine_spearman", mean, len(values))

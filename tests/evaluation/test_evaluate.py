@@ -15,7 +15,7 @@ def data_dir(tmp_path):
     """Two STS files, one of them gold by the encoder's own cosines, and a file of another layout."""
     folder = tmp_path / "eval"
     folder.mkdir()
-    rows = "".join(f"0\t{angle}\t{5 - angle / 20}\ttest\tx\n" for angle in range(0, 100, 10))
+    rows = "".join(f"0\t{angle}\t{5 - angle / 30}\ttest\tx\n" for angle in range(0, 100, 10))
     (folder / "stsb.tsv").write_text(HEADER + rows + "0\t5\t1\tdev\tx\n0\t50\t4\tdev\tx\n0\t70\t3\tdev\tx\n")
     (folder / "sick.tsv").write_text(HEADER + rows)
     (folder / "banking77.tsv").write_text("text\tlabel\tsplit\nA\tB\ttest\n")
@@ -54,7 +54,7 @@ def test_items_give_the_results_again(data_dir, angle_encoder):
     items = json.loads(gzip.decompress(items_path(output).read_bytes()))
     stsb, heldout = items["tasks"]["stsb"], items["tasks"]["heldout"]
     assert stsb["cosine"] == pytest.approx([math.cos(math.radians(angle)) for angle in range(0, 100, 10)], abs=1e-6)
-    assert stsb["sentence2"] == [str(angle) for angle in range(0, 100, 10)] and stsb["score"][-1] == 0.5
+    assert stsb["sentence2"] == [str(angle) for angle in range(0, 100, 10)] and stsb["score"][-1] == 2.0
     for _, _, metric, value, n in values(output)[-2:]:
         assert value == pytest.approx(100 * sum(heldout[metric]) / n) and len(heldout[metric]) == n
     assert len(items["token_counts"]) == 14  # distinct texts

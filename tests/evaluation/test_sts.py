@@ -1,11 +1,14 @@
 import gzip
+import math
 
 import numpy as np
 import pytest
 import scipy.stats
 
-from evaluation.metrics import average_ranks, spearman
-from evaluation.sts import StsPair, evaluate_sts, read_sts
+from evaluation.metrics import average_ranks, pearson, spearman
+from evaluation.sts import SEVEN, StsPair, evaluate_sts, mean_of_seven, read_sts, score_set
+from evaluation.sts_places import StsSet
+from evaluation.task import Result
 
 HEADER = "sentence1\tsentence2\tscore\tsplit\tsource"
 
@@ -25,20 +28,36 @@ def test_spearman_equals_scipy(seed, distinct):
     x[0], y[0] = x[1] + 1, y[1] - 1  # not constant
     np.testing.assert_array_equal(average_ranks(x), scipy.stats.rankdata(x))
     assert spearman(x, y) == pytest.approx(scipy.stats.spearmanr(x, y).statistic, abs=1e-12)
+    assert pearson(x, y) == pytest.approx(scipy.stats.pearsonr(x, y).statistic, abs=1e-12)
 
 
-def test_spearman_of_opposite_orders():
-    assert spearman(np.array([1.0, 2, 3]), np.array([9.0, 4, 1])) == pytest.approx(-1)
+@pytest.mark.parametrize("correlation", [spearman, pearson])
+def test_correlation_of_opposite_orders_and_of_two_values(correlation):
+    assert correlation(np.array([1.0, 2, 3]), np.array([9.0, 5, 1])) == pytest.approx(-1, abs=1e-15)
+    assert correlation(np.array([0, 5]), np.array([-3.5, 1e9])) == pytest.approx(1, abs=1e-15)
 
 
+@pytest.mark.parametrize("offset, scale", [(2.0**45, 1), (-1e15, 1), (0, 2.0**1000), (0, 2.0**-1000)])
+def test_correlation_does_not_depend_on_offset_and_scale(offset, scale):
+    generator = np.random.default_rng(0)
+    x, y = generator.integers(9, size=(2, 50)).astype(float)
+    for correlation, expected in ((pearson, scipy.stats.pearsonr), (spearman, scipy.stats.spearmanr)):
+        assert correlation(scale * x + offset, y) == pytest.approx(expected(x, y).statistic, abs=1e-12)
+        assert correlation(y, scale * x + offset) == pytest.approx(expected(x, y).statistic, abs=1e-12)
+
+
+@pytest.mark.parametrize("correlation", [spearman, pearson])
 @pytest.mark.parametrize("x, message", [
     ([1.0, 1, 1], "all 3 values of the first input are 1.0"),
     ([1.0, np.nan, 2], "1 of 3 values of the first input are not finite"),
+    ([1.0, np.inf, np.nan], "2 of 3 values of the first input are not finite"),
     ([1.0, 2], r"\(2,\) and \(3,\)"),
 ])
-def test_spearman_undefined(x, message):
+def test_correlation_undefined(correlation, x, message):
     with pytest.raises(ValueError, match=message):
-        spearman(np.array(x), np.array([1.0, 2, 3]))
+        correlation(np.array(x), np.array([1.0, 2, 3]))
+    with pytest.raises(ValueError, match=r"one length >= 2, not \(1,\) and \(1,\)"):
+        correlation(np.array([1.0]), np.array([2.0]))
 
 
 @pytest.mark.parametrize("name", ["a.tsv", "a.tsv.gz"])
@@ -108,3 +127,76 @@ def test_evaluate_sts_is_the_rank_correlation_of_cosines():
 def test_evaluate_sts_of_a_broken_encoder(embeddings, message):
     with pytest.raises(ValueError, match=message):
         evaluate_sts(lambda texts: embeddings, [StsPair("a", "b", 1.0), StsPair("c", "d", 2.0)])
+
+
+def pairs_at(*angles_and_scores):
+    return [StsPair("0", str(angle), float(score)) for angle, score in angles_and_scores]
+
+
+YEAR = {"first": pairs_at((10, 5), (20, 4), (30, 3), (40, 2.5)), "second": pairs_at((10, 2), (50, 1), (80, 4))}
+
+
+def test_a_set_is_scored_as_a_whole_then_over_its_parts(angle_encoder):
+    scores = score_set(angle_encoder.load("model-1").encode, StsSet("sts12", "test", YEAR, by_language=False))
+    cosines = {name: [math.cos(math.radians(int(pair.sentence2))) for pair in pairs] for name, pairs in YEAR.items()}
+    human = {name: [pair.score for pair in pairs] for name, pairs in YEAR.items()}
+    together = cosines["first"] + cosines["second"], human["first"] + human["second"]
+
+    def both(x, y):
+        return [100 * correlation(x, y).statistic for correlation in (scipy.stats.spearmanr, scipy.stats.pearsonr)]
+
+    of_parts = [both(cosines[part], human[part]) for part in YEAR]
+    metrics = ("cosine_spearman", "cosine_pearson")
+    assert scores.results == [
+        *(Result("sts12", "test", metric, pytest.approx(value), 7) for metric, value in zip(metrics, both(*together))),
+        *(Result("sts12", "test", f"{metric}_mean", pytest.approx(np.mean(values)), 2)
+          for metric, values in zip(metrics, zip(*of_parts))),
+        *(Result(f"sts12:{part}", "test", metric, pytest.approx(value), len(YEAR[part]))
+          for part, both_values in zip(YEAR, of_parts) for metric, value in zip(metrics, both_values)),
+    ]
+    assert scores.items["part"] == ["first"] * 4 + ["second"] * 3
+    assert scores.items["cosine"] == pytest.approx(together[0]) and scores.items["score"] == together[1]
+    assert scores.items["sentence1"] == ["0"] * 7 and scores.items["sentence2"][3] == "40"
+    assert all(type(column) is list for column in scores.items.values())
+
+
+def test_languages_are_never_compared_with_each_other(angle_encoder):
+    encode = angle_encoder.load("model-1").encode
+    of_year = score_set(encode, StsSet("sts17", "test", YEAR, by_language=False))
+    by_language = score_set(encode, StsSet("sts17", "test", YEAR, by_language=True))
+    assert by_language.results == of_year.results[2:] and by_language.items == of_year.items
+    alone = score_set(encode, StsSet("sts17", "test", {"de": YEAR["first"]}, by_language=True)).results
+    assert [(result.task, result.metric) for result in alone] == [
+        ("sts17", "cosine_spearman_mean"), ("sts17", "cosine_pearson_mean"),
+        ("sts17:de", "cosine_spearman"), ("sts17:de", "cosine_pearson")]
+
+
+def test_a_set_without_parts_has_two_results(angle_encoder):
+    stsb = StsSet("stsb", "dev", {"stsb": YEAR["second"]}, by_language=False)
+    results = score_set(angle_encoder.load("model-1").encode, stsb).results
+    assert [result[:3] for result in results] == [("stsb", "dev", "cosine_spearman"), ("stsb", "dev", "cosine_pearson")]
+
+
+@pytest.mark.parametrize("bad", [pairs_at((10, 3), (20, 3)), pairs_at((10, 3)), pairs_at((10, 3), (10, 4))])
+def test_a_part_without_a_score_is_named_and_there_is_no_mean(angle_encoder, caplog, bad):
+    encode = angle_encoder.load("model-1").encode
+    results = score_set(encode, StsSet("sts12", "test", YEAR | {"odd": bad}, by_language=False)).results
+    assert [(result.task, result.metric, result.n) for result in results] == [
+        (task, metric, n) for task, n in (("sts12", 7 + len(bad)), ("sts12:first", 4), ("sts12:second", 3))
+        for metric in ("cosine_spearman", "cosine_pearson")]
+    assert "sts12:odd has no score, so that there is no mean over the parts: Spearman correlation" in caplog.text
+    with pytest.raises(ValueError, match="no part has a score; the first, odd: Spearman"):
+        score_set(encode, StsSet("sts17", "test", {"odd": bad}, by_language=True))
+
+
+def test_mean_of_seven(caplog):
+    results = [Result(task, "test", "cosine_spearman", float(number), 9) for number, task in enumerate(SEVEN)]
+    others = [Result("sts12", "test", "cosine_spearman_mean", 99.0, 5),
+              Result("sts12:MSRpar", "test", "cosine_spearman", 99.0, 5),
+              Result("sts17", "test", "cosine_spearman_mean", 99.0, 5),
+              Result("mine", "test", "cosine_spearman", 99.0, 5)]
+    assert mean_of_seven(others + results) == ("sts_mean", "test", "cosine_spearman", 3.0, 7)
+    assert not caplog.text
+    assert mean_of_seven(results[1:6] + others) == ("sts_mean_of_5", "test", "cosine_spearman", 3.0, 5)
+    assert "sts_mean_of_5 is no published mean: it lacks sts12, sickr" in caplog.text
+    assert mean_of_seven(results[:1] + others) is None and mean_of_seven([]) is None
