@@ -8,8 +8,9 @@ their folder, and compared with the first one.
 
 The page holds the scores beside published ones, with 95 % bootstrap intervals and paired differences; loss and score
 curves; cosines against gold scores with the worst pairs; lengths and similarities; translation accuracy by language;
-nearest neighbours; seconds. Intervals, scatter plots and histograms need results.items.json.gz, which `main.py
-evaluate` writes beside results.json. Needs plotly: pip install -e ".[report]".
+nearest neighbours; seconds. A mean over the seven STS tasks says which of them it lacks, and what cannot be compared
+(other sentences, other numbers of items) is noted on top of the page. Intervals, scatter plots and histograms need
+results.items.json.gz, which `main.py evaluate` writes beside results.json. Needs plotly: pip install -e ".[report]".
 """
 
 import dataclasses
@@ -50,7 +51,7 @@ def report(config: ReportConfig, arguments: list[str]) -> None:
     try:
         from evaluation.report_page import page
     except ModuleNotFoundError as error:
-        if error.name != "plotly":
+        if not error.name.startswith("plotly"):
             raise
         raise ValueError('main.py report draws with plotly: pip install -e ".[report]"') from error
 

@@ -26,12 +26,12 @@ table { border-collapse: collapse; font-size: .875rem; }
 th, td { padding: .35rem .75rem; border-bottom: 1px solid var(--line); text-align: right; vertical-align: top;
   font-variant-numeric: tabular-nums; }
 th:first-child, .words th, .words td { text-align: left; }
-thead th { max-width: 11rem; } .words td { max-width: 26rem; overflow-wrap: anywhere; }
+thead th { max-width: 11rem; } .words td { min-width: 5rem; max-width: 26rem; overflow-wrap: break-word; }
 .texts th, .texts td { min-width: 16rem; max-width: 24rem; font-weight: normal; }
 tbody tr:nth-child(even) { background: var(--stripe); }
 .scores td small, tbody th small, .run { white-space: nowrap; } small { font-weight: normal; }
 .scores td .note { white-space: normal; color: var(--alarm); display: inline-block; min-width: 8rem; }
-.clear { color: var(--accent); } .notices { border-left: 4px solid var(--alarm); padding: .25rem 1rem; }
+.clear { color: var(--accent); } .notices { border-left: 4px solid var(--alarm); padding: .25rem 1rem; margin: 1rem 0; }
 .dot { display: inline-block; width: .7em; height: .7em; border-radius: 50%; margin-right: .4em; }
 ol { margin: 0; padding-left: 1.2rem; } summary { cursor: pointer; padding: .25rem 0; }
 .chart { overflow-x: auto; } .chart > div { min-width: 34rem; }
@@ -50,7 +50,7 @@ def page(runs: list[Run], comparison: Comparison, progress: dict[str, list[Progr
     bodies = "\n".join(f'<section id="{name}"><h2>{heading}</h2>\n{body}\n</section>'
                        for name, heading, body in sections)
     listed = "".join(f"<li>{html.escape(notice)}</li>" for notice in notices)
-    warning = f'<div class="notices"><b>To be known</b><ul>{listed}</ul></div>' if notices else ""
+    warning = f'<div class="notices"><b>Note</b><ul>{listed}</ul></div>' if notices else ""
     return f"""<!DOCTYPE html>
 <html lang="en"><head><meta charset="utf-8"><meta http-equiv="Content-Security-Policy" content="{NO_NETWORK}">
 <meta name="viewport" content="width=device-width, initial-scale=1">
@@ -117,6 +117,8 @@ def training_section(
     text = (f"From metrics.jsonl; a curve has at most {report_charts.POINTS + 1} points. The loss is in nats, or a "
             "mean squared error where that is minimised. The table has the scores at the last step, with 95 % "
             "intervals where the run kept its scores by pair. Scores of single languages are in the table alone.")
+    if len(runs) > 1:
+        text += f" Δ is the difference to {html.escape(runs[0].name)} on the same pairs."
     return f"<p>{text}</p>{drawn}{report_tables.training_table(progress, names)}"
 
 

@@ -66,8 +66,9 @@ class Run(NamedTuple):
     notices: list[str]  # what the page must say about it
 
     def seconds(self) -> dict[str, float]:
-        """Of each task; its lines all carry the same."""
-        return {line.key.base: line.seconds for line in self.lines.values()}
+        """Of each task; all its lines of one file carry the same, those of another file (another split) add to it."""
+        distinct = dict.fromkeys((line.key.base, line.seconds) for line in self.lines.values())
+        return {task: sum(seconds for other, seconds in distinct if other == task) for task, _ in distinct}
 
 
 def read_runs(places: list[str], names: tuple[str, ...] = ()) -> list[Run]:

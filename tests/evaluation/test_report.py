@@ -2,10 +2,13 @@
 
 import json
 import re
+import sys
 
 import numpy as np
 import pytest
+from absl import flags
 
+from evaluation.report import ReportConfig, report
 from evaluation.report_runs import Key, read_runs
 from evaluation.report_scores import compare, compare_trainings, outliers
 from evaluation.report_tables import neighbours_table, outliers_table, run_name, scores_table
@@ -184,6 +187,7 @@ def test_a_folder_is_one_run_of_several_files(tmp_path):
     run = read_runs([str(folder)])[0]
     assert {key[:2] for key in run.lines} == {("stsb", "test"), ("sickr", "test"), ("stsb", "dev")}
     assert len(run.texts["token_counts"]) == 15 and run.training and not run.notices
+    assert run.seconds() == {"stsb": 1.5, "sickr": 1.5}
     comparison = compare([run], 200)
     assert all(row.cells[0].interval for row in comparison.headlines) and not comparison.notices
 
@@ -245,3 +249,22 @@ def test_texts_are_escaped_in_every_table(tmp_path):
     assert not re.search("<script|<i>|<b>", tables)
     assert "&lt;script&gt;alert(1)" in tables and "a&lt;b&gt;" in tables and "&lt;b&gt;n" in tables
     assert "x" * 301 not in tables
+
+
+def test_flags_are_checked(tmp_path, run_main):
+    for arguments, message in (([], "name at least one RUN"), (["a", "--nam=b"], "not a flag: '--nam=b'")):
+        with pytest.raises(flags.Error, match=message):
+            report(ReportConfig(), arguments)
+    with pytest.raises(ValueError, match="--resamples=10 is too few"):
+        report(ReportConfig(resamples=10), ["a"])
+    done = run_main("report", tmp_path, f"--output={tmp_path / 'a.html'}", check=False)
+    assert done.returncode == 1 and f"{tmp_path} is no run" in done.stderr.splitlines()[-1]
+    assert "results.items.json.gz" in run_main("report", "--help").stdout
+
+
+def test_plotly_is_an_extra(tmp_path, monkeypatch):
+    for module in ("evaluation.report_page", "evaluation.report_charts"):
+        monkeypatch.delitem(sys.modules, module, raising=False)
+    monkeypatch.setitem(sys.modules, "plotly", None)
+    with pytest.raises(ValueError, match=r'draws with plotly: pip install -e "\.\[report\]"'):
+        report(ReportConfig(output=str(tmp_path / "a.html")), [str(sts_run(tmp_path / "a", 0.1))])

@@ -6,7 +6,6 @@ import shutil
 import subprocess
 
 import pytest
-from absl import flags
 
 from evaluation.report import ReportConfig, report
 from tests.evaluation.handmade import LANGUAGES, language_lines, spearman_line, sts_items, training_run, write_run
@@ -116,14 +115,3 @@ def test_the_file_is_complete_and_refers_to_nothing(tmp_path):
     assert not re.search(r"\b(src|srcset)=|@import|url\(|href=\"[^#]", own)
     assert source.count("plotly.js v") == 1
     assert source.endswith("</body></html>\n") and "taken" in own
-
-
-def test_flags_are_checked(tmp_path, run_main):
-    for arguments, message in (([], "name at least one RUN"), (["a", "--nam=b"], "not a flag: '--nam=b'")):
-        with pytest.raises(flags.Error, match=message):
-            report(ReportConfig(), arguments)
-    with pytest.raises(ValueError, match="--resamples=10 is too few"):
-        report(ReportConfig(resamples=10), ["a"])
-    done = run_main("report", tmp_path, f"--output={tmp_path / 'a.html'}", check=False)
-    assert done.returncode == 1 and f"{tmp_path} is no run" in done.stderr.splitlines()[-1]
-    assert "results.items.json.gz" in run_main("report", "--help").stdout
