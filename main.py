@@ -21,11 +21,12 @@ COMMANDS = {
     "distill": ("training.distill", "DistillConfig", "distill"),
     "sweep": ("training.sweep", "SweepConfig", "sweep"),
     "evaluate": ("evaluation.evaluate", "EvaluateConfig", "evaluate"),
+    "report": ("evaluation.report", "ReportConfig", "report"),
     "embed": ("model.inference", "EmbedConfig", "embed"),
     "convert": ("model.convert", "ConvertConfig", "convert"),
     "export": ("model.export", "ExportConfig", "export"),
 }
-TAKES_OTHERS = ("sweep",)  # commands whose function also takes the arguments that are none of their own flags
+TAKES_OTHERS = ("sweep", "report")  # commands whose function also takes the arguments that are none of their own flags
 
 
 def usage() -> str:

@@ -2,7 +2,14 @@ import numpy as np
 import pytest
 import scipy.stats
 
-from evaluation.bootstrap import bootstrap_mrr, bootstrap_spearman
+from evaluation.bootstrap import (
+    bootstrap_mrr,
+    bootstrap_spearman,
+    mean_score,
+    percentile_interval,
+    resampled,
+    spearman_score,
+)
 
 
 def two_models(seed, noise_of_first, noise_of_second, n=300):
@@ -48,3 +55,39 @@ def test_the_same_scores_are_not_ahead():
 def test_other_pairs_cannot_be_compared():
     with pytest.raises(ValueError, match=r"\[3, 4\]"):
         bootstrap_mrr(np.ones(3), np.ones(4))
+
+
+@pytest.mark.parametrize("seed", range(5))
+def test_spearman_of_each_draw_is_scipys(seed):
+    generator = np.random.default_rng(seed)
+    gold = generator.integers(1 + seed, size=50 + seed) + generator.choice([0, 0.5], 50 + seed)  # many ties
+    cosines = np.round(gold + generator.normal(size=len(gold)), 1)
+    values = resampled(spearman_score(cosines, gold), len(gold), resamples=40, seed=seed)
+    draws = np.random.default_rng(seed)
+    rows = [draws.integers(len(gold), size=len(gold)) for _ in range(40)]
+    expected = [scipy.stats.spearmanr(cosines[of_draw], gold[of_draw]).statistic for of_draw in rows]
+    np.testing.assert_allclose(values, expected, rtol=0, atol=1e-12)
+
+
+def test_interval_of_a_spearman_correlation_is_scipys():
+    first, _, human = two_models(3, 2.0, 1.0, n=150)
+    interval = percentile_interval(resampled(spearman_score(first, human), 150, resamples=4000), 0.9)
+    expected = scipy.stats.bootstrap(
+        (first, human), lambda x, y: scipy.stats.spearmanr(x, y).statistic, paired=True, method="percentile",
+        n_resamples=4000, confidence_level=0.9, vectorized=False, rng=2).confidence_interval
+    assert interval == (pytest.approx(expected.low, abs=0.01), pytest.approx(expected.high, abs=0.01))
+
+
+def test_interval_of_a_mean_is_scipys():
+    values = np.random.default_rng(4).integers(0, 2, 80)
+    interval = percentile_interval(resampled(mean_score(values), 80, resamples=4000))
+    expected = scipy.stats.bootstrap((values,), np.mean, method="percentile", n_resamples=4000, rng=3)
+    expected = expected.confidence_interval
+    assert interval == (pytest.approx(expected.low, abs=0.013), pytest.approx(expected.high, abs=0.013))
+
+
+def test_an_undefined_correlation_is_an_error():
+    with pytest.raises(ValueError, match="all 3 values of the second input"):
+        spearman_score(np.arange(3.0), np.ones(3))
+    with pytest.raises(ValueError, match="a draw from the 2 pairs has only one value"):
+        resampled(spearman_score(np.arange(2.0), np.arange(2.0)), 2)
