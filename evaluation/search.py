@@ -20,14 +20,16 @@ from jax.sharding import NamedSharding, PartitionSpec
 from sharding.mesh import DATA_AXIS, make_mesh
 
 LARGEST_WINDOW = 32768  # 50 MB of embeddings of width 384
+WINDOW_STEP = 1024  # a window of a multiple of it needs no padding on any usual number of devices
 QUERY_BLOCK = 128
 CHUNK = 32  # of the rows that share a maximum, see _block_top_k
 
 
 def window_rows(num_documents: int, processes: int = 1) -> int:
-    """Rows of a window, at most LARGEST_WINDOW, such that every process gets as many windows as the others."""
+    """Rows of a window, at most LARGEST_WINDOW, such that all processes get as many windows, up to WINDOW_STEP."""
     rounds = -(-num_documents // (processes * LARGEST_WINDOW))
-    return -(-num_documents // (processes * max(1, rounds)))
+    share = -(-num_documents // (processes * max(1, rounds)))
+    return min(-(-share // WINDOW_STEP) * WINDOW_STEP, LARGEST_WINDOW)
 
 
 def exact_search(
@@ -49,25 +51,32 @@ def exact_search(
     per_device = -(-rows // (mesh.size * CHUNK)) * CHUNK
     blocks = -(-len(queries) // QUERY_BLOCK)
     block = -(-len(queries) // blocks)
-    padded = np.zeros((blocks * block, queries.shape[1]), np.float32)
-    padded[:len(queries)] = queries
     by_device, everywhere = NamedSharding(mesh, PartitionSpec(DATA_AXIS)), NamedSharding(mesh, PartitionSpec())
-    query_blocks = jax.device_put(padded.reshape(blocks, block, -1), everywhere)
+    query_blocks = jax.device_put(_padded(queries, blocks * block).reshape(blocks, block, -1), everywhere)
     shape = mesh.size, blocks, block, k
     best = jax.device_put((np.full(shape, -np.inf, np.float32), np.full(shape, -1, np.int32)), by_device)
     merge = _compiled(mesh)
     for first, embeddings in windows:
         if len(embeddings) > rows:
             raise ValueError(f"a window of {len(embeddings)} documents, but rows={rows}")
-        window = np.zeros((mesh.size * per_device, queries.shape[1]), np.float32)
-        window[:len(embeddings)] = embeddings
         jax.block_until_ready(best)  # at most one window waits: dispatching many would hold them all
-        best = merge(best, query_blocks, jax.device_put(window, by_device), np.int32(first), np.int32(len(embeddings)))
+        window = jax.device_put(_padded(embeddings, mesh.size * per_device), by_device)
+        best = merge(best, query_blocks, window, np.int32(first), np.int32(len(embeddings)))
+        del embeddings, window  # held no longer than the search of them
     scores, documents = (np.asarray(part).reshape(mesh.size, -1, k)[:, :len(queries)] for part in best)
     if jax.process_count() > 1:
         scores, documents = (part.reshape(-1, *part.shape[2:])
                              for part in multihost_utils.process_allgather((scores, documents)))  # [P, D, Q, k]
     return _merged(scores, documents, k)
+
+
+def _padded(rows: np.ndarray, count: int) -> np.ndarray:
+    """`count` rows: those given, then zeros."""
+    if len(rows) == count:
+        return rows
+    padded = np.zeros((count, rows.shape[1]), np.float32)
+    padded[:len(rows)] = rows
+    return padded
 
 
 def _merged(scores: np.ndarray, documents: np.ndarray, k: int) -> tuple[np.ndarray, np.ndarray]:

@@ -89,6 +89,7 @@ def test_a_document_with_the_id_of_the_query_is_left_out(tmp_path, embedder, log
 @pytest.mark.parametrize("window", [3, 70, 1000])
 def test_windows_give_what_one_ranking_of_all_documents_gives(tmp_path, embedder, monkeypatch, window):
     monkeypatch.setattr(search, "LARGEST_WINDOW", window)
+    monkeypatch.setattr(search, "WINDOW_STEP", 1)
     generator = np.random.default_rng(0)
     angles = generator.permutation(1790)[:211] / 10
     documents = [(f"d{number}", "", str(angle)) for number, angle in enumerate(angles)]

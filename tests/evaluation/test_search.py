@@ -99,8 +99,8 @@ def test_products_keep_all_bits_of_float32():
 
 
 @pytest.mark.parametrize("documents, processes, rows", [
-    (1, 1, 1), (32768, 1, 32768), (32769, 1, 16385), (100, 8, 13), (1_000_000, 1, 32259), (1_000_000, 64, 15625),
-    (3, 8, 1),
+    (1, 1, 1024), (32768, 1, 32768), (32769, 1, 17408), (100, 8, 1024), (1_000_000, 1, 32768), (1_000_000, 64, 16384),
+    (10_000, 8, 2048),
 ])
 def test_window_rows(documents, processes, rows):
     assert window_rows(documents, processes) == rows
