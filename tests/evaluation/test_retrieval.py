@@ -2,6 +2,7 @@ import gzip
 import json
 import logging
 
+import jax
 import numpy as np
 import pytest
 
@@ -103,6 +104,20 @@ def test_windows_give_what_one_ranking_of_all_documents_gives(tmp_path, embedder
         expected = ranking_metrics(found, judged[query])
         assert {metric: items[metric][row] for metric in METRICS} == pytest.approx(expected), query
     assert [result.value for result in results] == [pytest.approx(100 * np.mean(items[metric])) for metric in METRICS]
+
+
+def test_processes_embed_windows_of_their_own(tmp_path, embedder, monkeypatch):
+    data = read_data(write_folder(tmp_path, [(f"d{angle}", "", str(angle)) for angle in range(50)], QUERIES,
+                                  [("q1", "d0", 1), ("q2", "d1", 1)]), "test")
+    monkeypatch.setattr(jax, "process_count", lambda: 3)
+    windows = []
+    for process in range(3):
+        monkeypatch.setattr(jax, "process_index", lambda process=process: process)
+        windows.append(dict(retrieval._embedded_windows(embedder, data, rows=8)))
+    assert [list(of_process) for of_process in windows] == [[0, 24, 48], [8, 32], [16, 40]]
+    assert embedder.encoder.encoded == [str(angle) for first in (0, 24, 48, 8, 32, 16, 40)
+                                        for angle in range(first, min(first + 8, 50))]
+    np.testing.assert_allclose(windows[1][32][3], [np.cos(np.radians(35)), np.sin(np.radians(35))])
 
 
 def test_what_is_left_out_or_counts_as_0_is_logged(tmp_path, logged):
