@@ -1,0 +1,168 @@
+"""Seconds and memory of our exact search beside sentence_transformers.util.semantic_search: same arrays and threads.
+
+    python -m benchmarks.exact_search [--peer_python=PYTHON]
+
+Random unit vectors are a corpus on disk; both read it and find the k nearest of each query, in float32. Ours reads it
+window by window, as evaluation/retrieval.py embeds one; the peer's function takes it whole, and is given the inner
+product, so that it need not normalise again. Both take turns; the first repetition, in which ours compiles, does not
+count. Memory is the most that a process of its own has held above what it held before its first search. That of ours is
+also measured with a corpus of --fewer_documents: it does not grow with the corpus.
+"""
+
+import concurrent.futures
+import dataclasses
+import multiprocessing
+import pathlib
+import tempfile
+import time
+from typing import NamedTuple
+
+import numpy as np
+
+from benchmarks.peer import (
+    describe_machine,
+    paired_ratio,
+    peer_python,
+    peer_workers,
+    print_result,
+    run_benchmark,
+    use_cpu,
+)
+from flags import flag
+
+TARGET = 2.0
+LARGEST_GROWTH = 1.1  # of our memory, from the smaller corpus to the larger one
+LARGEST_DIFFERENCE = 1e-5  # of a score
+ROWS_AT_ONCE = 65536  # drawn and written
+
+
+@dataclasses.dataclass(frozen=True)
+class SearchBenchmarkConfig:
+    documents: int = flag(1_000_000, "documents of the corpus")
+    fewer_documents: int = flag(250_000, "documents of the corpus that memory is compared with")
+    width: int = flag(384, "embedding width")
+    queries: int = flag(1000, "queries")
+    k: int = flag(100, "documents found for each query")
+    repeats: int = flag(3, "repetitions that count")
+    threads: int = flag(2, "cores and threads of both sides")
+    peer_python: str = flag("", "Python with sentence-transformers 6; empty: .venv-peer, created on first use")
+    seed: int = flag(0, "seed of the vectors")
+
+
+class Search(NamedTuple):
+    seconds: float
+    peak_bytes: int  # above the process's memory before its first search
+    scores: np.ndarray  # [queries, k]
+    documents: np.ndarray  # [queries, k]
+
+
+def write_unit_vectors(path: pathlib.Path, rows: int, width: int, seed: int) -> None:
+    """[rows, width] float32 as .npy, never held whole."""
+    generator = np.random.default_rng(seed)
+    array = np.lib.format.open_memmap(path, "w+", np.float32, (rows, width))
+    for first in range(0, rows, ROWS_AT_ONCE):
+        part = generator.standard_normal((min(ROWS_AT_ONCE, rows - first), width), np.float32)
+        array[first:first + len(part)] = part / np.linalg.norm(part, axis=1, keepdims=True)
+
+
+def memory(name: str) -> int:
+    """Bytes that this process holds now (VmRSS) or has held at most (VmHWM); Linux."""
+    lines = pathlib.Path("/proc/self/status").read_text().splitlines()
+    return next(int(line.split()[1]) * 1024 for line in lines if line.startswith(name))
+
+
+def start_search(threads: int) -> None:
+    """Readies a process for search_file."""
+    use_cpu(threads)
+    import jax
+
+    import evaluation.search  # noqa: F401
+
+    global start_bytes
+    jax.devices()
+    start_bytes = memory("VmRSS")
+
+
+def search_file(corpus: pathlib.Path, queries: np.ndarray, documents: int, k: int) -> Search:
+    """Ours: the first `documents` rows of the corpus, read and searched window by window."""
+    from evaluation.search import exact_search, window_rows
+
+    begin = time.perf_counter()
+    rows, width = window_rows(documents), queries.shape[1]
+
+    def windows():
+        with corpus.open("rb") as file:
+            np.lib.format.read_magic(file), np.lib.format.read_array_header_1_0(file)
+            for first in range(0, documents, rows):
+                yield first, np.fromfile(file, np.float32, min(rows, documents - first) * width).reshape(-1, width)
+
+    scores, found = exact_search(queries, k, windows(), rows)
+    return Search(time.perf_counter() - begin, memory("VmHWM") - start_bytes, scores, found)
+
+
+def benchmark(config: SearchBenchmarkConfig) -> None:
+    if not config.k <= config.fewer_documents <= config.documents:
+        raise ValueError(f"--k={config.k}, --fewer_documents={config.fewer_documents} and --documents="
+                         f"{config.documents} must not fall")
+    use_cpu(config.threads)
+    python = peer_python(config.peer_python)
+    with tempfile.TemporaryDirectory() as temporary:
+        files = {name: pathlib.Path(temporary, f"{name}.npy") for name in ("corpus", "queries")}
+        write_unit_vectors(files["corpus"], config.documents, config.width, config.seed)
+        write_unit_vectors(files["queries"], config.queries, config.width, config.seed + 1)
+        arguments = {name: str(path) for name, path in files.items()} | {"k": config.k, "threads": config.threads}
+        with peer_workers(python, "peer_search.py", {"peer": arguments}) as workers, our_process(config) as ours:
+            peer = workers["peer"]
+            print(f"{config.queries} queries, the nearest {config.k} of {config.documents} x {config.width} float32\n"
+                  f"{describe_machine(config.threads, peer.ready['versions'])}", flush=True)
+            queries = np.load(files["queries"])
+            found = pathlib.Path(temporary, "found.npz")
+            peer.ask(output=str(found))
+            search = ours.submit(search_file, files["corpus"], queries, config.documents, config.k).result()
+            difference, same = compare(search, np.load(found))
+            our_seconds, peer_seconds = [], []
+            for repeat in range(config.repeats):
+                search = ours.submit(search_file, files["corpus"], queries, config.documents, config.k).result()
+                answer = peer.ask(output="")
+                our_seconds.append(search.seconds)
+                peer_seconds.append(answer["seconds"])
+                print(f"repetition {repeat + 1}: ours {our_seconds[-1]:.2f} s, peer {peer_seconds[-1]:.2f} s",
+                      flush=True)
+        with our_process(config) as ours:
+            for _ in range(1 + config.repeats):
+                fewer = ours.submit(search_file, files["corpus"], queries, config.fewer_documents, config.k).result()
+    peaks = {"ours": search.peak_bytes, "ours_fewer": fewer.peak_bytes, "peer": answer["peak_bytes"]}
+    report(config, our_seconds, peer_seconds, peaks, difference, same)
+
+
+def our_process(config: SearchBenchmarkConfig) -> concurrent.futures.ProcessPoolExecutor:
+    """A fresh process for our side: the peak of this one would be that of whatever it did before."""
+    return concurrent.futures.ProcessPoolExecutor(
+        1, multiprocessing.get_context("spawn"), initializer=start_search, initargs=(config.threads,))
+
+
+def compare(ours: Search, theirs: dict[str, np.ndarray]) -> tuple[float, float]:
+    """(largest difference of a score at any rank, share of the peer's documents that ours has too)."""
+    same = np.mean([np.isin(*rows).mean() for rows in zip(theirs["documents"], ours.documents)])
+    return float(np.abs(ours.scores - theirs["scores"]).max()), float(same)
+
+
+def report(config: SearchBenchmarkConfig, our_seconds: list[float], peer_seconds: list[float], peaks: dict[str, int],
+           difference: float, same: float) -> None:
+    speed = paired_ratio([1 / seconds for seconds in our_seconds], [1 / seconds for seconds in peer_seconds])
+    growth = peaks["ours"] / peaks["ours_fewer"]
+    print(f"ours {1 / speed.ours:.2f} s, peer {1 / speed.theirs:.2f} s: {speed.ratio:.2f} times as fast "
+          f"({speed.lowest:.2f} to {speed.highest:.2f})\n"
+          f"most memory: ours {peaks['ours'] / 2**20:.0f} MiB, with {config.fewer_documents} documents "
+          f"{peaks['ours_fewer'] / 2**20:.0f} MiB, peer {peaks['peer'] / 2**20:.0f} MiB\n"
+          f"largest difference of a score: {difference:.1e}; the same documents: {100 * same:.2f} %")
+    print_result(
+        "exact_search", speed.ratio, TARGET,
+        speed.ratio >= TARGET and growth <= LARGEST_GROWTH and difference <= LARGEST_DIFFERENCE,
+        seconds=round(1 / speed.ours, 3), peer_seconds=round(1 / speed.theirs, 3), peak_bytes=peaks,
+        memory_growth=round(growth, 3), largest_difference=difference, same_documents=same,
+    )
+
+
+if __name__ == "__main__":
+    run_benchmark(SearchBenchmarkConfig, benchmark)
