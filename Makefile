@@ -20,13 +20,14 @@ $(VENV)/.ready-%: pyproject.toml
 	$(BIN)/python -m pip install --quiet --disable-pip-version-check --editable ".[$*]"
 	touch $@
 
-quickstart: $(VENV)/.ready-plot
+quickstart: $(VENV)/.ready-plot,report
 	$(BIN)/python main.py prepare --source_dir=data/sample/train --data_config=data/sample/data_config.json \
 	  --tokenizer=data/sample/model --data_dir=$(RUN)/data
 	$(BIN)/python main.py train --flagfile=recipes/quickstart.flags --data_dir=$(RUN)/data --workdir=$(RUN)/run
 	$(BIN)/python main.py evaluate --model=$(RUN)/run/export --suite=sts_dev --data_dir=data/sample --split=dev \
 	  --pairs=data/sample/heldout.jsonl.gz --output=$(RUN)/results.json
-	@echo "Trained encoder: $(RUN)/run/export   curves: $(RUN)/run/curves.png   scores: $(RUN)/results.json"
+	$(BIN)/python main.py report $(RUN) $(RUN)/run --names=evaluation,training --output=$(RUN)/report.html
+	@echo "Trained encoder: $(RUN)/run/export   scores: $(RUN)/results.json   to look at: $(RUN)/report.html"
 
 peer: $(VENV)/.ready-test
 	$(BIN)/python -m benchmarks.peer

@@ -8,6 +8,7 @@ writes, beside results.json, results.items.json.gz: the scores pair by pair and 
 draws and resamples.
 """
 
+import collections
 import dataclasses
 import functools
 import time
@@ -16,23 +17,35 @@ from typing import TYPE_CHECKING, Literal
 
 from absl import logging
 
-from evaluation import heldout, sts, translation
+from evaluation import heldout, reranking, retrieval, sts, transfer, translation
 from evaluation.results import Scored, check_output, print_table, write_results
-from evaluation.task import Task
+from evaluation.task import Result, Scores, Task
 from flags import REQUIRED, flag
 
 if TYPE_CHECKING:
     from evaluation.embedder import Embedder
 
-SUITES = {"sts": sts.SEVEN}
+SUITES = {
+    "sts": sts.SEVEN,
+    "reranking": reranking.TASKS,
+    "transfer": transfer.TASKS,
+    "bitext": translation.TASKS,
+}
 
 
 @dataclasses.dataclass(frozen=True)
 class EvaluateConfig:
     model: str = flag(REQUIRED, "MODEL: a folder (ours, Hugging Face's, sentence-transformers') or a hub id")
-    suite: tuple[str, ...] = flag((), "tasks, comma-separated: stsb, sts12, ..., sickr; or sts, which is all seven")
-    data_dir: str = flag("", "folder of the suites' files")
-    split: str = flag("test", "split of the STS files")
+    suite: tuple[str, ...] = flag((), "comma-separated: sts (sts12 to sts16, stsb, sickr), reranking (askubuntu, "
+                                      "scidocs), transfer (sicke, snli), bitext (ntrex, tatoeba), or tasks of them, "
+                                      "sts17, sts22, or the name of any file of STS pairs")
+    data_dir: str = flag("", "folder of the suites' files, as they are published (BUILD.md says where they may lie)")
+    split: str = flag("test", "split of STS, AskUbuntu, SciDocs and --retrieval: test, dev or train")
+    languages: tuple[str, ...] = flag((), "languages of ntrex and tatoeba, as named in their files: deu,fra; empty: all")
+    reranking: tuple[str, ...] = flag((), "files of {query, positive, negative} (.jsonl, .jsonl.gz), comma-separated: "
+                                          "MAP and MRR@10 of each")
+    retrieval: tuple[str, ...] = flag((), "folders of BEIR's layout (corpus.jsonl, queries.jsonl, qrels/), "
+                                          "comma-separated: nDCG@10, MRR@10, Recall@100 and MAP@100 of each")
     pairs: tuple[str, ...] = flag((), "files of held-out pairs (.jsonl.gz), comma-separated: score retrieval in each")
     parallel: tuple[str, ...] = flag((), "files of translations (.tsv, .tsv.gz; header: source language, others), "
                                          "comma-separated: translation accuracy in each language")
@@ -48,9 +61,25 @@ class EvaluateConfig:
 def read_tasks(config: EvaluateConfig) -> list[Task]:
     """The tasks that the flags name, in their order; ValueError for what is unknown, missing or not as it should be."""
     names = dict.fromkeys(task for name in config.suite for task in SUITES.get(name, (name,)))
-    tasks = [sts.read_task(config.data_dir, name, config.split) for name in names]
+    tasks = [read_suite_task(config, name) for name in names]
+    tasks += [reranking.read_file_task(path) for path in config.reranking]
+    tasks += [retrieval.read_task(folder, config.split) for folder in config.retrieval]
     tasks += [heldout.read_task(path) for path in config.pairs]
-    return tasks + [translation.read_task(path) for path in config.parallel]
+    tasks += [translation.read_task(path) for path in config.parallel]
+    twice = [name for name, count in collections.Counter(task.name for task in tasks).items() if count > 1]
+    if twice:
+        raise ValueError(f"two tasks are called {twice[0]}: score one of them in a run of its own")
+    return tasks
+
+
+def read_suite_task(config: EvaluateConfig, name: str) -> Task:
+    if name in reranking.TASKS:
+        return reranking.read_task(config.data_dir, name, config.split)
+    if name in transfer.TASKS:
+        return transfer.read_task(config.data_dir, name)
+    if name in translation.TASKS:
+        return translation.read_suite_task(config.data_dir, name, config.languages)
+    return sts.read_task(config.data_dir, name, config.split)
 
 
 def evaluate(config: EvaluateConfig) -> None:
@@ -59,10 +88,12 @@ def evaluate(config: EvaluateConfig) -> None:
     A task that cannot be scored (constant embeddings, for one) does not lose the others: they are printed and written,
     then the first such error is raised.
     """
-    if not (config.suite or config.pairs or config.parallel):
-        raise ValueError("nothing to score: give --suite=stsb,... with --data_dir=DIR, --pairs=FILE or --parallel=FILE")
-    if config.teacher and not config.parallel:
-        raise ValueError(f"--teacher={config.teacher} is compared with on translations: give --parallel=FILE")
+    if not (config.suite or config.reranking or config.retrieval or config.pairs or config.parallel):
+        raise ValueError("nothing to score: give --suite=sts with --data_dir=DIR, or --reranking, --retrieval, --pairs "
+                         "or --parallel")
+    if config.teacher and not (config.parallel or {"bitext", *translation.TASKS} & set(config.suite)):
+        raise ValueError(f"--teacher={config.teacher} is compared with on translations: give --suite=bitext or "
+                         "--parallel=FILE")
     tasks = read_tasks(config)
     if config.output:
         check_output(config.output)
@@ -79,6 +110,7 @@ def evaluate(config: EvaluateConfig) -> None:
     scored, errors = [], []
     for task in score_tasks(embedder, tasks):
         (errors if isinstance(task, ValueError) else scored).append(task)
+    scored += suite_means(scored)
     if jax.process_index() == 0 and scored:
         print_table([result for task in scored for result in task.scores.results])
         if config.output:
@@ -102,3 +134,19 @@ def score_tasks(embedder: "Embedder", tasks: list[Task]) -> Iterator[Scored | Va
             continue
         embedding = seconds_per_text * len(set(task.texts))
         yield Scored(task.name, scores, embedding + time.perf_counter() - started)
+
+
+def suite_means(scored: list[Scored]) -> Iterator[Scored]:
+    """The published averages: of the seven STS tasks (of fewer under a name that says so), of both reranking MAPs and
+    of both transfer accuracies, these two only if both are there."""
+    results = [result for task in scored for result in task.scores.results]
+    seconds = {task.task: task.seconds for task in scored}
+    if mean := sts.mean_of_seven(results):
+        yield Scored(mean.task, Scores([mean], {}), sum(seconds.get(task, 0) for task in sts.SEVEN))
+    for suite, metric in (("reranking", "map"), ("transfer", "accuracy")):
+        first = {result.task: result for result in reversed(results) if result.metric == metric}  # the headline
+        if set(SUITES[suite]) <= first.keys():
+            headlines = [first[task] for task in SUITES[suite]]
+            mean = sum(result.value for result in headlines) / len(headlines)
+            result = Result(f"{suite}_mean", headlines[0].split, metric, mean, len(headlines))
+            yield Scored(result.task, Scores([result], {}), sum(seconds[task] for task in SUITES[suite]))

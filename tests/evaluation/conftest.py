@@ -12,7 +12,7 @@ class AngleEncoder:
 
     def __init__(self, length: float):
         self.length = length
-        self.config = types.SimpleNamespace(prompts=(), embedding_size=2)
+        self.config = types.SimpleNamespace(prompts=(), embedding_size=2, normalize=True)
         self.encoded: list[str] = []
 
     @classmethod

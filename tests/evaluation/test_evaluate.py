@@ -4,8 +4,10 @@ import math
 
 import pytest
 
-from evaluation.evaluate import EvaluateConfig, evaluate
-from evaluation.results import items_path
+from evaluation.evaluate import EvaluateConfig, evaluate, suite_means
+from evaluation.results import Scored, items_path
+from evaluation.sts import SEVEN
+from evaluation.task import Result, Scores
 
 HEADER = "sentence1\tsentence2\tscore\tsplit\tsource\n"
 
@@ -40,6 +42,7 @@ def test_evaluate_writes_and_prints_every_task(data_dir, angle_encoder, capsys):
         ["sickr", "test", "cosine_spearman", pytest.approx(100), 10],
         ["heldout", "heldout", "accuracy@1", 75.0, 4],
         ["heldout", "heldout", "mrr@10", pytest.approx(100 * (3 + 1 / 3) / 4), 4],
+        ["sts_mean_of_2", "test", "cosine_spearman", pytest.approx(100), 2],
     ]
     table = capsys.readouterr().out
     assert all(f"{result[3]:.2f}" in table and result[0] in table for result in results)
@@ -68,6 +71,22 @@ def test_each_distinct_text_is_embedded_once(data_dir, angle_encoder, monkeypatc
         encoded.extend(texts), original(self, texts, **options))[1])
     evaluate(EvaluateConfig(model="angles-3", suite=("stsb", "sickr"), data_dir=str(data_dir)))
     assert sorted(encoded, key=int) == [str(angle) for angle in range(0, 100, 10)]
+
+
+def scored(task, metric, value, split="test"):
+    return Scored(task, Scores([Result(task, split, metric, value, 10), Result(task, "dev", metric, 1.0, 10)], {}), 2.0)
+
+
+def test_means_of_whole_suites():
+    tasks = [scored("askubuntu", "map", 50), scored("scidocs", "map", 60), scored("sicke", "accuracy", 70)]
+    [mean] = suite_means(tasks)  # no snli
+    assert mean == ("reranking_mean", Scores([("reranking_mean", "test", "map", 55, 2)], {}), 4)
+    means = list(suite_means([*tasks, scored("snli", "accuracy", 80), scored("snli_fit_on_dev", "accuracy", 9)]))
+    assert [one.scores.results for one in means] == [
+        [("reranking_mean", "test", "map", 55, 2)], [("transfer_mean", "test", "accuracy", 75, 2)]]
+    seven = [Scored(task, Scores([Result(task, "test", "cosine_spearman", 10 * index, 9)], {}), 1.0)
+             for index, task in enumerate(SEVEN)]
+    assert [one.scores.results for one in suite_means(seven)] == [[("sts_mean", "test", "cosine_spearman", 30, 7)]]
 
 
 def test_a_task_without_a_score_does_not_lose_the_others(data_dir, angle_encoder):
