@@ -1,21 +1,23 @@
-"""Time and memory of the symmetric loss with its gradient on the CPU: similarity_logsumexp beside plain jnp, jitted.
+"""Time and memory of the loss with its gradient on the CPU, symmetric and one way: ours beside plain jnp, jitted.
 
     python -m benchmarks.contrastive_cpu
 
 Both compute, in float32, what one device does of a larger batch: the log-sum-exps of its b rows over the N gathered
-keys and of all N columns over its rows, its b positive logits, and the gradients of queries, positives and keys. Plain
-jnp holds the [b, N] scores. A third form of ours has no bound on the scores, and so runs with a running maximum. All
-take turns; a ratio is the median over the repetitions. The memory is what XLA plans beside arguments and results. CPU
-seconds, of all threads, are printed too: other work on the machine disturbs them less.
+keys (one way: summed_logsumexp) and those of all N columns over its rows (symmetric: similarity_logsumexp), its b
+positive logits, and the gradients of queries, positives and keys. Plain jnp holds the [b, N] scores. A third form of
+ours has no bound on the scores, and so runs with a running maximum. All take turns; a ratio is the median over the
+repetitions. The memory is what XLA plans beside arguments and results. CPU seconds, of all threads, are printed too:
+other work on the machine disturbs them less.
 
-One product [b, N] is timed beside them: plain jnp takes three; ours four, as it computes the scores again for the
-gradient. Four and nothing else are its floor.
+One product [b, N] is timed beside them: plain jnp takes three, either way; ours three one way and four symmetric, as it
+computes the scores again for the gradient. These and nothing else are its floors.
 
 Plain jnp needs its scores anew in each call. Where freed memory is kept, as in main.py, that costs it nothing; with
 --nokeep_freed_memory the system zeroes their pages each time, as in a Python program that does not ask for anything.
 """
 
 import dataclasses
+import functools
 import statistics
 import time
 
@@ -24,7 +26,9 @@ from flags import flag
 
 TARGET, MEMORY_TARGET = 0.9, 1 / 20
 OURS, UNBOUNDED, NAIVE, PRODUCT = "ours", "ours, unbounded", "plain jnp", "one product"
-PRODUCTS = {OURS: 4, UNBOUNDED: 4, NAIVE: 3, PRODUCT: 1}
+ONE_WAY, ONE_WAY_NAIVE = "ours, one way", "plain jnp, one way"
+PRODUCTS = {OURS: 4, UNBOUNDED: 4, NAIVE: 3, ONE_WAY: 3, ONE_WAY_NAIVE: 3, PRODUCT: 1}
+PEERS = {OURS: NAIVE, UNBOUNDED: NAIVE, ONE_WAY: ONE_WAY_NAIVE}
 
 
 @dataclasses.dataclass(frozen=True)
@@ -44,29 +48,39 @@ def compile_forms(config: ContrastiveBenchmarkConfig, operands) -> dict:
     import jax
     import jax.numpy as jnp
 
-    from kernels.contrastive.api import similarity_logsumexp
+    from kernels.contrastive.api import similarity_logsumexp, summed_logsumexp
     from training.losses import UNIT_NORM_PRODUCT
 
     bound = UNIT_NORM_PRODUCT * config.scale
 
-    def naive_logsumexps(queries, keys):
-        scores = config.scale * jnp.matmul(queries, keys.T, precision="highest")
-        return jax.nn.logsumexp(scores, axis=1), jax.nn.logsumexp(scores, axis=0)
+    def naive_scores(queries, keys):
+        return config.scale * jnp.matmul(queries, keys.T, precision="highest")
 
-    def our_logsumexps(queries, keys, bound):
-        return similarity_logsumexp(queries, keys, config.scale, bound=bound, implementation="xla")
+    def naive(queries, keys):
+        scores = naive_scores(queries, keys)
+        return jnp.mean(jax.nn.logsumexp(scores, axis=1)) + jnp.mean(jax.nn.logsumexp(scores, axis=0))
 
-    def compiled(logsumexps, **options):
+    def ours(queries, keys, bound=bound):
+        row_lse, column_lse = similarity_logsumexp(queries, keys, config.scale, bound=bound, implementation="xla")
+        return jnp.mean(row_lse) + jnp.mean(column_lse)
+
+    def one_way_naive(queries, keys):
+        return jnp.mean(jax.nn.logsumexp(naive_scores(queries, keys), axis=1))
+
+    def one_way(queries, keys):
+        return summed_logsumexp(queries, keys, config.scale, bound=bound, implementation="xla") / config.rows
+
+    def compiled(logsumexps, sides):
         def loss(queries, positives, keys):
-            row_lse, column_lse = logsumexps(queries, keys, **options)
             positive_logits = config.scale * jnp.sum(queries * positives, axis=1)
-            return jnp.mean(row_lse) + jnp.mean(column_lse) - 2 * jnp.mean(positive_logits)
+            return logsumexps(queries, keys) - sides * jnp.mean(positive_logits)
 
         return jax.jit(jax.value_and_grad(loss, argnums=(0, 1, 2))).lower(*operands).compile()
 
     product = jax.jit(lambda queries, positives, keys: jnp.matmul(queries, keys.T, precision="highest"))
-    return {OURS: compiled(our_logsumexps, bound=bound), UNBOUNDED: compiled(our_logsumexps, bound=None),
-            NAIVE: compiled(naive_logsumexps), PRODUCT: product.lower(*operands).compile()}
+    return {OURS: compiled(ours, 2), UNBOUNDED: compiled(functools.partial(ours, bound=None), 2),
+            NAIVE: compiled(naive, 2), ONE_WAY: compiled(one_way, 1), ONE_WAY_NAIVE: compiled(one_way_naive, 1),
+            PRODUCT: product.lower(*operands).compile()}
 
 
 def benchmark(config: ContrastiveBenchmarkConfig) -> None:
@@ -84,7 +98,7 @@ def benchmark(config: ContrastiveBenchmarkConfig) -> None:
           f"{describe_machine(config.threads, {'jax': jax.__version__})}", flush=True)
     forms = compile_forms(config, operands)
     results = {name: jax.block_until_ready(form(*operands)) for name, form in forms.items()}
-    difference = max(largest_difference(results[name], results[NAIVE]) for name in (OURS, UNBOUNDED))
+    difference = max(largest_difference(results[name], results[peer]) for name, peer in PEERS.items())
     seconds, cpu_seconds = {name: [] for name in forms}, {name: [] for name in forms}
     for repeat in range(config.repeats):
         for name, form in forms.items():
@@ -113,20 +127,27 @@ def report(config: ContrastiveBenchmarkConfig, seconds: dict[str, list[float]], 
     for name, times in seconds.items():
         products, median = PRODUCTS[name], statistics.median(times)
         cpu_median = statistics.median(cpu_seconds[name])
-        print(f"{name:16s} {median:6.3f} s ({cpu_median:.3f} CPU s), {products} products at "
+        print(f"{name:18s} {median:6.3f} s ({cpu_median:.3f} CPU s), {products} products at "
               f"{products * product_flops / median / 1e9:6.1f} GFLOP/s, "
               f"temporary memory {temporary_bytes[name] / 2**20:7.1f} MiB")
-    ratio, unbounded = (paired_ratio(seconds[name], seconds[NAIVE]) for name in (OURS, UNBOUNDED))
-    cpu_ratio = paired_ratio(cpu_seconds[OURS], cpu_seconds[NAIVE])
-    floor = PRODUCTS[OURS] * paired_ratio(seconds[PRODUCT], seconds[NAIVE]).ratio
-    memory_ratio = temporary_bytes[OURS] / temporary_bytes[NAIVE]
-    print(f"time, ours / plain jnp: {ratio.ratio:.3f} ({ratio.lowest:.3f} to {ratio.highest:.3f}); memory: "
-          f"{memory_ratio:.4f}; floor: {floor:.3f}; largest relative difference of a result: "
-          f"{difference:.1e}")
+    ratios = {name: paired_ratio(seconds[name], seconds[peer]) for name, peer in PEERS.items()}
+    cpu_ratios = {name: paired_ratio(cpu_seconds[name], cpu_seconds[peer]) for name, peer in PEERS.items()}
+    floors = {name: PRODUCTS[name] * paired_ratio(seconds[PRODUCT], seconds[peer]).ratio
+              for name, peer in PEERS.items()}
+    memory_ratios = {name: temporary_bytes[name] / temporary_bytes[peer] for name, peer in PEERS.items()}
+    met = {name: ratios[name].ratio <= TARGET and memory_ratios[name] <= MEMORY_TARGET for name in PEERS}
+    for name, peer in PEERS.items():
+        ratio = ratios[name]
+        print(f"{name} / {peer}: time {ratio.ratio:.3f} ({ratio.lowest:.3f} to {ratio.highest:.3f}; floor "
+              f"{floors[name]:.3f}), CPU time {cpu_ratios[name].ratio:.3f}, memory {memory_ratios[name]:.4f}")
+    print(f"largest relative difference of a result: {difference:.1e}")
     print_result(
-        "contrastive_cpu", ratio.ratio, TARGET, ratio.ratio <= TARGET and memory_ratio <= MEMORY_TARGET,
-        cpu_seconds_ratio=round(cpu_ratio.ratio, 3), unbounded_ratio=round(unbounded.ratio, 3), floor=round(floor, 3),
-        memory_ratio=round(memory_ratio, 4), memory_target=MEMORY_TARGET,
+        "contrastive_cpu", ratios[OURS].ratio, TARGET, met[OURS],
+        cpu_seconds_ratio=round(cpu_ratios[OURS].ratio, 3), unbounded_ratio=round(ratios[UNBOUNDED].ratio, 3),
+        floor=round(floors[OURS], 3), memory_ratio=round(memory_ratios[OURS], 4), memory_target=MEMORY_TARGET,
+        one_way_ratio=round(ratios[ONE_WAY].ratio, 3), one_way_met=met[ONE_WAY],
+        one_way_cpu_seconds_ratio=round(cpu_ratios[ONE_WAY].ratio, 3), one_way_floor=round(floors[ONE_WAY], 3),
+        one_way_memory_ratio=round(memory_ratios[ONE_WAY], 4),
         seconds={name: round(statistics.median(times), 4) for name, times in seconds.items()},
         temporary_bytes=temporary_bytes, largest_difference=difference,
     )

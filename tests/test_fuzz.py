@@ -10,7 +10,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from tests.kernels import oracle, test_contrastive, test_queue_kl
+from tests.kernels import oracle, test_contrastive, test_queue_kl, test_summed
 from tests.training.test_key_exchange import loss_and_gradients
 from training.losses import KeyExchange
 
@@ -22,7 +22,8 @@ def seeds(count: int) -> range:
 
 
 def draw_block(random: np.random.Generator, implementation: str) -> int | None:
-    return random.choice([None, 128, 256] if implementation == "tpu_interpret" else [None, *random.integers(1, 300, 3)])
+    blocks = [None, 128, 256] if implementation == "tpu_interpret" else [None, *random.integers(1, 300, 3).tolist()]
+    return blocks[random.integers(len(blocks))]
 
 
 def oracle_draws(random_draws: int, interpreted_draws: int):
@@ -45,6 +46,18 @@ def test_similarity_logsumexp(implementation, seed):
     if not options["columns"]:
         result = result._replace(column_lse=jnp.asarray(expected.column_lse))
     test_contrastive.assert_close(result, expected, test_contrastive.TOLERANCE[dtype])
+
+
+@pytest.mark.parametrize("seed", seeds(8))
+def test_summed_logsumexp(seed):
+    random = np.random.default_rng(seed)
+    rows, columns, width = random.integers(1, (300, 300, 150))
+    dtype, labels = random.choice(["float32", "bfloat16"]), random.choice(["none", "duplicates", "empty"])
+    options = {"bound": random.choice([None, 20.2]), "row_block": draw_block(random, "xla"),
+               "column_block": draw_block(random, "xla")}
+    print(f"{seed=} {rows=} {columns=} {width=} {dtype=} {labels=} {options}")
+    case = oracle.random_case(seed, rows, columns, width, dtype=dtype, labels=labels)
+    test_summed.assert_equals_the_oracle(case, dtype, "xla", **options)
 
 
 @pytest.mark.parametrize("implementation, seed", list(oracle_draws(6, 3)))

@@ -11,7 +11,7 @@ import jax
 import jax.numpy as jnp
 from jax import lax
 
-from kernels.contrastive.api import similarity_logsumexp
+from kernels.contrastive.api import similarity_logsumexp, summed_logsumexp
 from kernels.contrastive.labels import text_labels
 from kernels.contrastive.ring import ring_similarity_logsumexp
 from kernels.contrastive.tile import RowStatistics, constant_shift
@@ -112,26 +112,31 @@ def contrastive_loss(
 
     labels = labels_of_all_texts(ids, axis_name)  # [K, B]
     own_labels = lax.dynamic_slice_in_dim(labels, device * b, b, axis=1)  # [K, b]
-    options = {"query_labels": own_labels[:2].T, "columns": symmetric, "statistics": True, "bound": bound,
-               "axis_name": axis_name, "implementation": implementation}
+    options = {"query_labels": own_labels[:2].T, "statistics": True, "bound": bound, "axis_name": axis_name,
+               "implementation": implementation}
+    column_lse = None
     if key_exchange == "all_gather":
         of_devices = jnp.moveaxis(labels.reshape(-1, R, b), 1, 0)  # [R, K, b]
-        row_lse, column_lse, statistics = similarity_logsumexp(
-            queries, keys, scale, key_labels=jax.vmap(candidate_labels)(of_devices).reshape(-1, 2),
-            positives=device * keys.shape[0] + jnp.arange(b), **options)
+        options |= {"key_labels": jax.vmap(candidate_labels)(of_devices).reshape(-1, 2),
+                    "positives": device * keys.shape[0] + jnp.arange(b)}
         if symmetric:
+            row_lse, column_lse, statistics = similarity_logsumexp(queries, keys, scale, **options)
             of_positives = column_lse.reshape(R, -1)[:, :b].reshape(-1)  # [B], over this device's rows
             shift = constant_shift(bound, B, keys.shape[0] * R)
             column_lse = lax.dynamic_slice_in_dim(psum_logsumexp(of_positives, axis_name, shift), device * b, b)
+            loss = jnp.sum(row_lse)
+        else:
+            loss, statistics = summed_logsumexp(queries, keys, scale, **options)
     else:
         row_lse, column_lse, statistics = ring_similarity_logsumexp(
-            queries, keys, scale, key_labels=candidate_labels(own_labels), positives=jnp.arange(b),
+            queries, keys, scale, key_labels=candidate_labels(own_labels), positives=jnp.arange(b), columns=symmetric,
             bidirectional=key_exchange == "bidirectional_ring", **options)
+        loss = jnp.sum(row_lse)
         if symmetric:
             column_lse = column_lse[:b]
 
     positive_logits = scale * jnp.sum(queries.astype(jnp.float32) * positives.astype(jnp.float32), axis=-1)  # [b]
-    loss = jnp.sum(row_lse - positive_logits)
+    loss -= jnp.sum(positive_logits)
     if symmetric:
         loss = (loss + jnp.sum(column_lse - positive_logits)) / 2
     return loss / B, metric_sums(positive_logits, statistics, scale, B, num_keys=(texts_per_example - 1) * B)

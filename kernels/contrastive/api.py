@@ -1,16 +1,20 @@
-"""similarity_logsumexp: the one primitive under every contrastive loss, and the choice of its implementation.
+"""similarity_logsumexp, the primitive under every contrastive loss, summed_logsumexp, and who computes them.
 
-Losses compose from it by AD: a one-way loss takes row_lse alone, a symmetric one takes both from a single product, and
-over devices the column part is combined by sharding.collectives.psum_logsumexp.
+Losses compose from the first by AD: a symmetric one takes row_lse and column_lse from a single product, and over
+devices the column part is combined by sharding.collectives.psum_logsumexp. A one-way loss takes the second, the sum of
+the rows alone.
 
 With u = b N D the product of queries and keys costs 2u FLOPs. The floor of loss and gradient, one way or symmetric from
 one product, is 8u where the backward recomputes the scores (forward 2u, backward 6u), and 6u where it finds them kept:
-all of them, or one way those of a strip of r rows at a time, in 2 r N bytes. What the implementations execute:
+all of them, or, for a sum of the rows, those of a strip of r rows at a time, in 2 r N bytes. What is executed:
 
-  reference  6u      and keeps [b, N]
-  xla        8u      6u where the whole block is one tile
-  tpu        8u      10u where the float32 gradient of the queries does not fit into VMEM: large batches on v3 and v4
-  hopper     8u
+             similarity_logsumexp                     summed_logsumexp
+  reference  6u, and keeps [b, N]                     the same
+  xla        8u, 6u where the whole block is a tile   6u; 8u where a strip is too large (xla.strip_blocks)
+  tpu        8u, 10u where the float32 gradient of    the same
+             the queries does not fit into VMEM:
+             large batches on v3 and v4
+  hopper     8u                                       the same
 
 Legend: b query rows, N keys, D width; R devices, n keys of one device.
 """
@@ -20,6 +24,7 @@ from typing import Literal, NamedTuple
 
 import jax
 import jax.numpy as jnp
+from absl import logging
 
 from kernels.contrastive import reference, tile, tpu, xla
 from kernels.contrastive.labels import PairLabels, pair_labels
@@ -38,6 +43,16 @@ class _Options(NamedTuple):
     row_block: int | None
     column_block: int | None
     axis_name: str | None = None
+
+
+class _SumOptions(NamedTuple):
+    statistics: bool
+    shift: float | None
+    blocks: tuple[int, int]
+    transposed: bool  # xla.adds_transposed
+    axis_name: str | None
+    num_keys: int
+    dtype: jnp.dtype  # of the operands
 
 
 def similarity_logsumexp(
@@ -84,9 +99,7 @@ def similarity_logsumexp(
       the local rows only.
     """
     all_keys = keys if axis_name is None else all_gather_with_gradient(keys, axis_name)
-    _check_shapes(queries, all_keys, scale, query_labels, key_labels, positives)
-    if bound is not None and not bound >= 0:
-        raise ValueError(f"bound must be None or the largest |score|, at least 0, not {bound}")
+    _check_arguments(queries, all_keys, scale, query_labels, key_labels, positives, bound)
     chosen = choose("similarity_logsumexp", implementation, queries)
     labels = pair_labels(query_labels, key_labels, positives, queries.shape[0])
     with jax.named_scope("similarity_logsumexp"):
@@ -99,6 +112,60 @@ def similarity_logsumexp(
             all_keys = jax.lax.stop_gradient(all_keys)
             results = _similarity_logsumexp(options, queries, keys, all_keys, jnp.asarray(scale, jnp.float32), labels)
     return results if statistics else results[:2]
+
+
+def summed_logsumexp(
+    queries: jax.Array,  # [b, D] float32 or bfloat16
+    keys: jax.Array,  # [N, D], the queries' dtype
+    scale: jax.Array | float,  # []
+    *,
+    query_labels: jax.Array | None = None,  # [b, 2] int32: query text, positive text
+    key_labels: jax.Array | None = None,  # [N, 2] int32: key text, anchor text
+    positives: jax.Array | None = None,  # [b] int32: column of each row's own positive
+    statistics: bool = False,
+    bound: float | None = None,
+    axis_name: str | None = None,
+    implementation: Implementation = "auto",
+    row_block: int | None = None,
+    column_block: int | None = None,
+) -> jax.Array | tuple[jax.Array, RowStatistics]:
+    """sum_i row_lse_i of similarity_logsumexp, float32 [], with RowStatistics if asked for.
+
+    All rows have the sum's cotangent, so that their gradients are known but for this factor when the sum is: "xla"
+    computes them together, one strip of rows after the other, 6u in all, and saves the gradients alone. A sum that
+    nobody differentiates costs 2u. Where a strip is too large (xla.strip_blocks), and with the other implementations,
+    it is the sum over similarity_logsumexp, 8u. The arguments are those of similarity_logsumexp, but for:
+
+    Args:
+      row_block, column_block: of a strip and of a tile of it; None lets the implementation choose.
+    """
+    labels = {"query_labels": query_labels, "key_labels": key_labels, "positives": positives}
+    chosen = choose("summed_logsumexp", implementation, queries)
+    num_keys = keys.shape[0] * (1 if axis_name is None else jax.lax.axis_size(axis_name))
+    strip = xla.strip_blocks(queries.shape[0], num_keys, queries.dtype, row_block) if chosen == "xla" else None
+    if strip is None:
+        if chosen == "xla":
+            _log_recomputation(queries.shape[0], num_keys)
+        row_lse, _, *found = similarity_logsumexp(
+            queries, keys, scale, columns=False, statistics=statistics, bound=bound, axis_name=axis_name,
+            implementation=chosen, row_block=row_block, column_block=column_block, **labels)
+        return (jnp.sum(row_lse), *found) if statistics else jnp.sum(row_lse)
+    all_keys = keys if axis_name is None else all_gather_with_gradient(keys, axis_name)
+    _check_arguments(queries, all_keys, scale, **labels, bound=bound)
+    options = _SumOptions(
+        statistics, tile.constant_shift(bound, queries.shape[0], num_keys), (strip[0], column_block or strip[1]),
+        xla.adds_transposed(queries.dtype), axis_name, num_keys, queries.dtype)
+    with jax.named_scope("summed_logsumexp"):
+        total, found = _summed_logsumexp(
+            options, queries, keys, jax.lax.stop_gradient(all_keys), jnp.asarray(scale, jnp.float32),
+            pair_labels(**labels, num_rows=queries.shape[0]))
+    return (total, found) if statistics else total
+
+
+@functools.cache
+def _log_recomputation(num_rows: int, num_keys: int) -> None:
+    logging.info("summed_logsumexp: no strip of %d x %d scores fits: its gradient computes them again",
+                 num_rows, num_keys)
 
 
 def choose(kernel: str, implementation: Implementation, queries: jax.Array) -> str:
@@ -150,6 +217,34 @@ def _backward(options: _Options, residuals, cotangents):
 _similarity_logsumexp.defvjp(_forward, _backward)
 
 
+@functools.partial(jax.custom_vjp, nondiff_argnums=(0,))
+def _summed_logsumexp(options: _SumOptions, queries, keys, all_keys, scale, labels: PairLabels | None):
+    """Computed from all_keys, differentiable in this device's keys."""
+    row_lse, _, found = xla.forward(
+        queries, all_keys, scale, labels, columns=False, statistics=options.statistics, shift=options.shift)
+    return jnp.sum(row_lse), found
+
+
+def _sum_forward(options: _SumOptions, queries, keys, all_keys, scale, labels):
+    total, found, gradients = xla.sum_and_gradients(
+        queries, all_keys, scale, labels, statistics=options.statistics, shift=options.shift,
+        row_block=options.blocks[0], column_block=options.blocks[1], transposed=options.transposed)
+    return (total, found), gradients
+
+
+def _sum_backward(options: _SumOptions, gradients, cotangents):
+    query_gradient, key_blocks, scale_gradient = gradients
+    factor, _ = cotangents
+    key_gradient = xla.scaled_key_gradient(key_blocks, factor, options.num_keys, options.transposed)
+    if options.axis_name is not None:
+        key_gradient = jax.lax.psum_scatter(key_gradient, options.axis_name, tiled=True)
+    return ((factor * query_gradient).astype(options.dtype), key_gradient.astype(options.dtype), None,
+            factor * scale_gradient, None)
+
+
+_summed_logsumexp.defvjp(_sum_forward, _sum_backward)
+
+
 def _functions(options: _Options):
     """(forward, backward) of the chosen implementation with its static options bound."""
     static = {"shift": options.shift, "row_block": options.row_block, "column_block": options.column_block}
@@ -160,7 +255,9 @@ def _functions(options: _Options):
     return functools.partial(module.forward, **static), functools.partial(module.backward, **static)
 
 
-def _check_shapes(queries, keys, scale, query_labels, key_labels, positives) -> None:
+def _check_arguments(queries, keys, scale, query_labels, key_labels, positives, bound=None) -> None:
+    if bound is not None and not bound >= 0:
+        raise ValueError(f"bound must be None or the largest |score|, at least 0, not {bound}")
     if queries.ndim != 2 or keys.ndim != 2 or queries.shape[1] != keys.shape[1]:
         raise ValueError(f"queries [b, D] and keys [N, D] do not match: {queries.shape} and {keys.shape}")
     if 0 in queries.shape or 0 in keys.shape:

@@ -84,7 +84,7 @@ def ring_similarity_logsumexp(
       row_lse [b] and column_lse [n] (or None), float32, and RowStatistics [b] if asked for: of this device's own rows
       and keys, over all devices.
     """
-    api._check_shapes(queries, keys, scale, query_labels, key_labels, positives)
+    api._check_arguments(queries, keys, scale, query_labels, key_labels, positives, bound)
     chosen = api.choose("ring_similarity_logsumexp", implementation, queries)
     if chosen == "reference":
         raise ValueError("implementation='reference' has no ring form: use 'auto', 'xla', 'tpu' or 'hopper', or gather "

@@ -76,6 +76,16 @@ def logsumexp(sums: Sums, shift: float | None) -> jax.Array:
     return (finite(sums.maximum) if shift is None else shift) + jnp.log(sums.total)
 
 
+def exponentials(tile_terms: jax.Array, sums: Sums) -> jax.Array:
+    """exp(s - c) of terms that the sums hold already; c is their maximum, or the constant shift."""
+    return tile_terms if sums.maximum is None else jnp.exp(tile_terms - finite(sums.maximum))
+
+
+def share(maximum: jax.Array | None, lse: jax.Array, shift: float | None) -> jax.Array:
+    """exp(c - lse), which makes exp(s - c) a share of the sum; 0 where c is a maximum without a candidate."""
+    return jnp.exp((maximum if shift is None else shift) - finite(lse))
+
+
 def finite(maximum):
     """The maximum, or 0 where there was no candidate, so that exp(-inf - maximum) is 0 and not NaN."""
     return jnp.where(maximum == -jnp.inf, 0.0, maximum)

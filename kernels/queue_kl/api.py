@@ -26,6 +26,7 @@ class _Options(NamedTuple):
     sides: tuple[Side, Side]
     row_block: int | None
     queue_block: int | None
+    axis_name: str | None
 
 
 def queue_kl(
@@ -76,8 +77,7 @@ def queue_kl(
         return _divergence(reference_lse, lse, gap)
     num_rows, device = references.shape[0], jax.lax.axis_index(axis_name)
     references = all_gather_with_gradient(jax.lax.stop_gradient(references), axis_name)
-    embeddings = all_gather_with_gradient(embeddings, axis_name)
-    local_reference_lse, local_lse, gap = queue_sums(references, embeddings, queue, **options)
+    local_reference_lse, local_lse, gap = queue_sums(references, embeddings, queue, axis_name=axis_name, **options)
     shifts = [side.shift for side in make_sides(
         1 / reference_temperature, 1 / temperature, queue.shape[0] * jax.lax.axis_size(axis_name), unit_norm)]
     reference_lse, lse = psum_logsumexp(jnp.stack([local_reference_lse, local_lse]), axis_name,
@@ -101,6 +101,7 @@ def queue_sums(
     temperature: float,
     reference_queue: jax.Array | None = None,  # [k, D_r]
     num_valid: jax.Array | None = None,  # [] int32
+    axis_name: str | None = None,
     unit_norm: bool = False,
     implementation: Implementation = "auto",
     row_block: int | None = None,
@@ -108,34 +109,41 @@ def queue_sums(
 ) -> tuple[jax.Array, jax.Array, jax.Array]:
     """lse_ref_i = log sum_j exp(s_ref_ij), lse_i = log sum_j exp(s_ij), gap_i = sum_j p_ij (s_ref_ij - s_ij).
 
-    s_ref = r R^T / tau_ref, p = softmax(s_ref) and s = z Q^T / tau, over the k queue rows given: no collective.
-    Differentiable in the embeddings alone. Without a valid queue row the log-sum-exps are -inf, gap and gradient zero.
-    The arguments are those of queue_kl.
+    s_ref = r R^T / tau_ref, p = softmax(s_ref) and s = z Q^T / tau, over the k queue rows given. Differentiable in the
+    embeddings alone. Without a valid queue row the log-sum-exps are -inf, gap and gradient zero. The arguments are
+    those of queue_kl, but for:
+
+    Args:
+      axis_name: the references are those of all devices, [B, D_r], and b = B; the embeddings are this device's and are
+        gathered. Their gradient is summed over the devices in float32 and rounded to their dtype only then.
 
     Returns:
       lse_ref [b], lse [b] and gap [b], float32.
     """
-    _check(references, embeddings, queue, reference_queue, num_valid, reference_temperature, temperature)
+    all_embeddings = embeddings if axis_name is None else all_gather_with_gradient(embeddings, axis_name)
+    _check(references, all_embeddings, queue, reference_queue, num_valid, reference_temperature, temperature)
     chosen = choose_implementation("queue_kl", implementation, Implementation.__args__, queue.dtype)
     references, reference_queue, queue = jax.lax.stop_gradient((references, reference_queue, queue))
     with jax.named_scope("queue_sums"):
         if chosen == "reference":
             return reference.queue_sums(
-                references, embeddings, queue if reference_queue is None else reference_queue, queue, num_valid,
+                references, all_embeddings, queue if reference_queue is None else reference_queue, queue, num_valid,
                 reference_scale=1 / reference_temperature, scale=1 / temperature)
         sides = make_sides(1 / reference_temperature, 1 / temperature, queue.shape[0], unit_norm)
-        options = _Options(chosen, sides, row_block, queue_block)
-        return _queue_sums(options, references, embeddings, reference_queue, queue, num_valid)
+        options = _Options(chosen, sides, row_block, queue_block, axis_name)
+        all_embeddings = jax.lax.stop_gradient(all_embeddings)
+        return _queue_sums(options, embeddings, references, all_embeddings, reference_queue, queue, num_valid)
 
 
 @functools.partial(jax.custom_vjp, nondiff_argnums=(0,))
-def _queue_sums(options: _Options, references, embeddings, reference_queue, queue, num_valid):
+def _queue_sums(options: _Options, embeddings, references, all_embeddings, reference_queue, queue, num_valid):
+    """Computed from all_embeddings, differentiable in this device's embeddings."""
     forward, _ = _functions(options)
-    return forward(references, embeddings, reference_queue, queue, num_valid)
+    return forward(references, all_embeddings, reference_queue, queue, num_valid)
 
 
-def _forward(options: _Options, *operands):
-    reference_lse, lse, gap = _queue_sums(options, *operands)
+def _forward(options: _Options, embeddings, *operands):
+    reference_lse, lse, gap = _queue_sums(options, embeddings, *operands)
     return (reference_lse, lse, gap), (operands, reference_lse, lse)
 
 
@@ -143,8 +151,12 @@ def _backward(options: _Options, residuals, cotangents):
     operands, reference_lse, lse = residuals
     _, lse_cotangent, gap_cotangent = cotangents
     _, backward = _functions(options)
-    gradient = backward(*operands, RowValues(reference_lse, lse, lse_cotangent, gap_cotangent))
-    return None, gradient, None, None, None
+    dtype = operands[1].dtype
+    gradient = backward(*operands, RowValues(reference_lse, lse, lse_cotangent, gap_cotangent),
+                        gradient_dtype=dtype if options.axis_name is None else jnp.float32)
+    if options.axis_name is not None:
+        gradient = jax.lax.psum_scatter(gradient, options.axis_name, tiled=True)
+    return gradient.astype(dtype), None, None, None, None, None
 
 
 _queue_sums.defvjp(_forward, _backward)

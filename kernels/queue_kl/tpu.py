@@ -36,7 +36,7 @@ def vmem_bytes(block: int, reference_width: int, width: int, itemsize: int) -> i
     9 to 37 % above what libtpu reports where a kernel is too large (float32, D = 128 to 1024).
     """
     operands = 2 * 2 * block * (reference_width + width) * itemsize  # rows and queue rows of both sides
-    gradient = 2 * block * width * itemsize  # [o, D], written once a row block
+    gradient = 2 * block * width * 4  # [o, D], written once a row block; float32 where it is summed over devices
     accumulator = 2 * block * width * 4  # [o, D] float32, and the product that is added to it
     zeroed = block * width * 4  # [i, D] with its overhang zeroed
     columns = 5 * block * LANES * 4  # the sums, or what is known of the rows: [o, 1] is padded to 128 lanes
@@ -91,10 +91,11 @@ def backward(
     values: RowValues,  # each [b]
     *,
     sides: tuple[Side, Side],
+    gradient_dtype: jnp.dtype,
     row_block: int | None = None,
     queue_block: int | None = None,
     interpret: bool = False,
-) -> jax.Array:  # dZ [b, D] in the operands' dtype
+) -> jax.Array:  # dZ [b, D]
     """dZ = scale dS Q, with dS of sums.score_gradient."""
     rows, queues = _sides(references, embeddings, reference_queue, queue)
     o, i = blocks = _blocks(row_block, queue_block, rows, queues)
@@ -103,7 +104,7 @@ def backward(
     gradient = _call(
         functools.partial(_backward_kernel, sides=sides, masked=_is_masked(num_valid, queue, i)),
         num_valid, rows, queues, blocks,
-        out_shape=jax.ShapeDtypeStruct(padded.shape, padded.dtype),
+        out_shape=jax.ShapeDtypeStruct(padded.shape, gradient_dtype),
         out_specs=pl.BlockSpec((o, padded.shape[1]), lambda row, column: (row, 0)),
         scratch=pltpu.VMEM((o, padded.shape[1]), jnp.float32), interpret=interpret,
     )

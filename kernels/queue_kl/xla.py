@@ -63,9 +63,10 @@ def backward(
     values: RowValues,  # each [b]
     *,
     sides: tuple[Side, Side],
+    gradient_dtype: jnp.dtype,
     row_block: int | None = None,
     queue_block: int | None = None,
-) -> jax.Array:  # dZ [b, D] in the operands' dtype
+) -> jax.Array:  # dZ [b, D]
     """dZ = scale dS Q, with dS of sums.score_gradient."""
     row_block, queue_block = _blocks(references, queue, row_block, queue_block)
 
@@ -80,7 +81,7 @@ def backward(
 
         zeros = jnp.zeros(embeddings.shape, jnp.float32)
         gradient = _fold_queue(add_block, zeros, reference_queue, queue, num_valid, queue_block)
-        return (sides[1].scale * gradient).astype(embeddings.dtype)
+        return (sides[1].scale * gradient).astype(gradient_dtype)
 
     gradient = jax.lax.map(gradient_of_rows, _into_row_blocks((references, embeddings, values), row_block))
     return gradient.reshape(-1, embeddings.shape[1])[:embeddings.shape[0]]

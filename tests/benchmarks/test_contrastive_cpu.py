@@ -17,4 +17,5 @@ def test_contrastive_cpu():
     result = json.loads(done.stdout.splitlines()[-1])
     assert result["name"] == "contrastive_cpu" and result["target"] == 0.9 and result["ratio"] > 0
     assert result["met"] == (result["ratio"] <= 0.9 and result["memory_ratio"] <= 0.05)
+    assert result["one_way_met"] == (result["one_way_ratio"] <= 0.9 and result["one_way_memory_ratio"] <= 0.05)
     assert result["largest_difference"] < 1e-5

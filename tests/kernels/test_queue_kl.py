@@ -275,6 +275,27 @@ def test_over_devices(num_devices, filled):
     np.testing.assert_allclose(gradient, expected_gradient, rtol=1e-5, atol=1e-5 * np.max(np.abs(gradient)))
 
 
+def test_gradient_is_summed_over_devices_in_float32():
+    """Of bfloat16 embeddings, over 8 parts of the queue: that of the whole queue, but for a few roundings."""
+    case = random_case(31, 64, 160, 16, 24, dtype="bfloat16")._replace(cotangent=np.full(64, 1 / 64))
+    mesh = jax.make_mesh((8,), ("data",), axis_types=(jax.sharding.AxisType.Auto,))
+    split = PartitionSpec("data")
+
+    @functools.partial(jax.shard_map, mesh=mesh, in_specs=split, out_specs=split, check_vma=False)
+    def gradient(embeddings, *operands):
+        def share_of_the_loss(embeddings, references, queue, reference_queue):
+            return jnp.sum(queue_kl(
+                references, embeddings, queue, reference_queue=reference_queue, axis_name="data", implementation="xla",
+                reference_temperature=case.reference_temperature, temperature=case.temperature)) / 64
+
+        return jax.grad(share_of_the_loss)(embeddings, *operands)
+
+    operands = (jnp.asarray(array, jnp.bfloat16)
+                for array in (case.embeddings, case.references, case.queue, case.reference_queue))
+    _, one_device = run(case, "xla", "bfloat16")
+    assert jnp.mean(jax.jit(gradient)(*operands) != one_device) < 0.05
+
+
 def test_automatic_choice_is_logged(caplog):
     choice._log_choice.cache_clear()
     with caplog.at_level(logging.INFO, logger="absl"):

@@ -9,6 +9,8 @@ import optax
 import pytest
 from jax.sharding import PartitionSpec
 
+from benchmarks.program_counts import matrix_flops
+from kernels.contrastive import xla
 from model.parameters import declare, initialize
 from sharding.mesh import DATA_AXIS, make_mesh, replicate
 from tests.training.test_parallel import (
@@ -72,6 +74,31 @@ def test_same_loss_and_gradients(num_devices, texts_per_example, symmetric):
     distinct = np.arange(ids.size, dtype=np.uint32).reshape(ids.shape) + 1
     unmasked = loss_and_gradients("ring", num_devices, embeddings, distinct, **options)
     assert abs(unmasked[0] - gathered[0]) > 1e-2, "the duplicates are left out, and it shows"
+
+
+@pytest.mark.parametrize("num_devices", [1, 2, 8])
+def test_one_way_strip_by_strip(num_devices, monkeypatch):
+    """Triplets in strips of four rows: the loss, its gradients and the metrics of plain jnp on one device."""
+    monkeypatch.setattr(xla, "CPU_TILE_BYTES", 4 * 4 * 16 * 4)
+    monkeypatch.setattr(xla, "CPU_STRIP_ROWS", 4)
+    embeddings, ids = random_embeddings(3)
+    options = {"texts_per_example": 3, "symmetric": False, "bound": 20.2}
+    strips = loss_and_gradients("all_gather", num_devices, embeddings, ids, **options)
+    expected = loss_and_gradients("all_gather", 1, embeddings, ids, implementation="reference", **options)
+    np.testing.assert_allclose(strips[0], expected[0], rtol=1e-5)
+    assert_trees_close(strips[1], expected[1], tolerance=1e-5)
+    assert_trees_close(strips[2], expected[2], tolerance=1e-5)
+
+
+@pytest.mark.parametrize("exchange, symmetric, expected", [
+    ("all_gather", False, 6), ("all_gather", True, 8), ("ring", False, 8)])
+def test_arithmetic_of_a_device(exchange, symmetric, expected):
+    """In units of u = b N D: loss and gradient of 2048 triplets of width 16 on each of two devices."""
+    embeddings = jax.ShapeDtypeStruct((2, 3 * 2048, 16), jnp.float32)
+    ids = jax.ShapeDtypeStruct((2, 3 * 2048, 2), jnp.uint32)
+    jaxpr = jax.make_jaxpr(functools.partial(
+        loss_and_gradients, exchange, 2, texts_per_example=3, symmetric=symmetric, bound=20.2))(embeddings, ids)
+    assert matrix_flops(jaxpr) == expected * 2048 * 8192 * 16
 
 
 @pytest.mark.parametrize("texts_per_example", [2, 3])
