@@ -20,7 +20,7 @@ SMALL = compile_tpu.CompileBenchmarkConfig(local_batch=4096, global_batch=16384,
 
 @needs_libtpu
 def test_the_loss_takes_a_twentieth_of_the_materialised_forms_memory():
-    result = compile_tpu.measure_loss(SMALL, *compile_tpu.TARGETS["v5e"])
+    result = compile_tpu.measure_loss(SMALL, compile_tpu.TARGETS["v5e"])
     assert not result.naive_failure
     assert result.naive_bytes >= 4 * SMALL.local_batch * SMALL.global_batch  # it does hold the scores
     assert result.temp_bytes <= result.naive_bytes / compile_tpu.MEMORY_TARGET
@@ -30,14 +30,14 @@ def test_the_loss_takes_a_twentieth_of_the_materialised_forms_memory():
 @needs_libtpu
 def test_a_materialised_form_that_does_not_fit_is_a_result():
     config = compile_tpu.CompileBenchmarkConfig(local_batch=8192, global_batch=2**20, width=128)  # 34 GB of scores
-    result = compile_tpu.measure_loss(config, *compile_tpu.TARGETS["v5e"])
+    result = compile_tpu.measure_loss(config, compile_tpu.TARGETS["v5e"])
     assert "memory" in result.naive_failure and "does not compile" in compile_tpu.describe_loss(result)
     assert result.naive_bytes == 4 * 2**33 and result.temp_bytes < result.naive_bytes / compile_tpu.MEMORY_TARGET
 
 
 @needs_libtpu
 def test_the_step_reduces_its_gradients_once():
-    result = compile_tpu.measure_step(SMALL, *compile_tpu.TARGETS["v5e"])
+    result = compile_tpu.measure_step(SMALL, "v5e:2x4", jnp.bfloat16)
     assert result.gradient_reductions == 1, result.collectives
     assert "gradient reductions: 1.0; " in compile_tpu.describe_step(result)
 
