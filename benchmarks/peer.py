@@ -1,7 +1,8 @@
 """The peer's environment and processes, the machine's description, and interleaved blocks of work.
 
-sentence-transformers runs in its own environment and process, from a temporary folder: our top-level `kernels` package
-shadows one that transformers probes for. `python -m benchmarks.peer` creates the environment and prints its Python.
+A peer runs in its own environment and process, from a temporary folder: our top-level `kernels` package shadows one
+that transformers probes for. `python -m benchmarks.peer` creates the environment of sentence-transformers and prints
+its Python.
 """
 
 import contextlib
@@ -43,24 +44,27 @@ class PeerBenchmarkConfig:
     seed: int = flag(0, "seed of the choice of texts, their order, weights and dropout")
 
 
-def peer_python(path: str = "") -> str:
-    """Python of the peer's environment: `path` if given, else `.venv-peer` of this repository.
+def peer_python(
+    path: str = "", name: str = ".venv-peer", installs: tuple[list[str], ...] = (PEER_TORCH, PEER_PACKAGES)
+) -> str:
+    """Python of a peer's environment: `path` if given, else that of REPOSITORY/name, created on first use
+    and completed if it was made with other packages than are listed now.
 
-    That is created on first use, and completed if it was made with other packages than are listed now.
+    `installs` are lists of packages, installed one list after the other.
     """
     if path:
         if not os.access(path, os.X_OK):
-            raise ValueError(f"--peer_python={path} is not an executable; leave the flag out to create .venv-peer")
+            raise ValueError(f"--peer_python={path} is not an executable; leave the flag out to create {name}")
         return path
-    folder = REPOSITORY / ".venv-peer"
+    folder = REPOSITORY / name
     python, complete = folder / "bin" / "python", folder / "complete"
-    packages = json.dumps([PEER_TORCH, PEER_PACKAGES])
+    packages = json.dumps(installs)
     if not complete.exists():
         print(f"creating {folder} (a few minutes)", file=sys.stderr)
         subprocess.run([sys.executable, "-m", "venv", "--clear", str(folder)], check=True)
     if not complete.exists() or complete.read_text() != packages:
-        print(f"installing {', '.join(PEER_TORCH + PEER_PACKAGES)} in {folder}", file=sys.stderr)
-        for some in (PEER_TORCH, PEER_PACKAGES):
+        print(f"installing {', '.join(sum(installs, []))} in {folder}", file=sys.stderr)
+        for some in installs:
             subprocess.run([str(python), "-m", "pip", "install", "--quiet", *some], check=True)
         complete.write_text(packages)
     return str(python)

@@ -41,7 +41,7 @@ class EvaluateConfig:
                                       "sts17, sts22, or the name of any file of STS pairs")
     data_dir: str = flag("", "folder of the suites' files, as they are published (BUILD.md says where they may lie)")
     split: str = flag("test", "split of STS, AskUbuntu, SciDocs and --retrieval: test, dev or train")
-    languages: tuple[str, ...] = flag((), "languages of ntrex and tatoeba, as named in their files: deu,fra; empty: all")
+    languages: tuple[str, ...] = flag((), "languages of ntrex and tatoeba, as in their files: deu,fra; empty: all")
     reranking: tuple[str, ...] = flag((), "files of {query, positive, negative} (.jsonl, .jsonl.gz), comma-separated: "
                                           "MAP and MRR@10 of each")
     retrieval: tuple[str, ...] = flag((), "folders of BEIR's layout (corpus.jsonl, queries.jsonl, qrels/), "

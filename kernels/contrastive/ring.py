@@ -10,7 +10,8 @@ many in float32 in the backward pass. Where XLA sends them asynchronously, the w
 if it is longer: with F FLOP/s and W bytes/s to each neighbour, bfloat16 operands and the Pallas kernel from b = F / W
 on in the forward pass (2 b n D FLOPs, 2 n D bytes) and from b = 3 F / (4 W) on in the backward pass (8 b n D FLOPs,
 6 n D bytes); half of that with both directions. By the data sheet of a TPU v5e F / W is about 4400. In programs that
-jax 0.10 compiles for v5e the hops are asynchronous on 8 and 16 chips and blocking, so never hidden, on 64, 128 and 256.
+jax 0.10 compiles for v5e the hops are asynchronous on 8 to 256 chips, where the axis is a ring of neighbouring chips
+(sharding/mesh.py makes it one); from 32 chips on, a single hop that goes farther makes all of them blocking.
 
 Legend: R devices, b query rows and n keys of one device, D width, m keys of a travelling block.
 """

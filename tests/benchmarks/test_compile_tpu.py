@@ -12,6 +12,7 @@ from benchmarks import compile_tpu
 from benchmarks.program_counts import collectives, matrix_flops
 from benchmarks.tpu_programs import compile_program, topology_mesh
 from sharding.mesh import DATA_AXIS
+from sharding.ring import ring_scan
 
 needs_libtpu = pytest.mark.skipif(importlib.util.find_spec("libtpu") is None,
                                   reason="no libtpu: pip install the version that jax[tpu] names")
@@ -20,7 +21,7 @@ SMALL = compile_tpu.CompileBenchmarkConfig(local_batch=4096, global_batch=16384,
 
 @needs_libtpu
 def test_the_loss_takes_a_twentieth_of_the_materialised_forms_memory():
-    result = compile_tpu.measure_loss(SMALL, *compile_tpu.TARGETS["v5e"])
+    result = compile_tpu.measure_loss(SMALL, compile_tpu.TARGETS["v5e"])
     assert not result.naive_failure
     assert result.naive_bytes >= 4 * SMALL.local_batch * SMALL.global_batch  # it does hold the scores
     assert result.temp_bytes <= result.naive_bytes / compile_tpu.MEMORY_TARGET
@@ -30,14 +31,14 @@ def test_the_loss_takes_a_twentieth_of_the_materialised_forms_memory():
 @needs_libtpu
 def test_a_materialised_form_that_does_not_fit_is_a_result():
     config = compile_tpu.CompileBenchmarkConfig(local_batch=8192, global_batch=2**20, width=128)  # 34 GB of scores
-    result = compile_tpu.measure_loss(config, *compile_tpu.TARGETS["v5e"])
+    result = compile_tpu.measure_loss(config, compile_tpu.TARGETS["v5e"])
     assert "memory" in result.naive_failure and "does not compile" in compile_tpu.describe_loss(result)
     assert result.naive_bytes == 4 * 2**33 and result.temp_bytes < result.naive_bytes / compile_tpu.MEMORY_TARGET
 
 
 @needs_libtpu
 def test_the_step_reduces_its_gradients_once():
-    result = compile_tpu.measure_step(SMALL, *compile_tpu.TARGETS["v5e"])
+    result = compile_tpu.measure_step(SMALL, "v5e:2x4", jnp.bfloat16)
     assert result.gradient_reductions == 1, result.collectives
     assert "gradient reductions: 1.0; " in compile_tpu.describe_step(result)
 
@@ -68,6 +69,25 @@ def test_collectives_are_found_in_loops_too():
     assert found["all-gather"][1:] == (32 * 256 * 4, 32 * 256)
     assert found["all-reduce"][1:] == (256 * 4, 256)
     assert found["collective-permute"][1:] == (4 * 256 * 4, 4 * 256)
+
+
+@needs_libtpu
+def test_hops_of_the_ring_are_asynchronous_on_many_chips():
+    mesh = topology_mesh("v5e:8x8")
+
+    def on_each_device(rows):  # [256, 256]
+        def step(_, hop, state, block, total):
+            return state + rows @ block.T, total + 1
+
+        return ring_scan(step, jnp.zeros_like(rows), [rows], [jnp.zeros_like(rows)], DATA_AXIS)
+
+    split = PartitionSpec(DATA_AXIS)
+    program = compile_program(
+        jax.shard_map(on_each_device, mesh=mesh, in_specs=split, out_specs=split, check_vma=False),
+        jax.ShapeDtypeStruct((64 * 256, 256), jnp.float32, sharding=NamedSharding(mesh, split)),
+    )
+    loop = program.compiled.as_text().split("ENTRY")[0]
+    assert " collective-permute-start(" in loop and " collective-permute(" not in loop
 
 
 def test_flops_in_loops_and_kernel_grids_are_multiplied_out():
