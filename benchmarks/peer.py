@@ -47,10 +47,10 @@ class PeerBenchmarkConfig:
 def peer_python(
     path: str = "", name: str = ".venv-peer", installs: tuple[list[str], ...] = (PEER_TORCH, PEER_PACKAGES)
 ) -> str:
-    """Python of a peer's environment: `path` if given, else that of REPOSITORY/name, created on first use
-    and completed if it was made with other packages than are listed now.
+    """Python of a peer's environment: `path` if given, else that of REPOSITORY/name.
 
-    `installs` are lists of packages, installed one list after the other.
+    That is created on first use, and completed if it was made with other packages than are listed now. `installs` are
+    lists of packages, installed one list after the other.
     """
     if path:
         if not os.access(path, os.X_OK):
@@ -63,8 +63,8 @@ def peer_python(
         print(f"creating {folder} (a few minutes)", file=sys.stderr)
         subprocess.run([sys.executable, "-m", "venv", "--clear", str(folder)], check=True)
     if not complete.exists() or complete.read_text() != packages:
-        print(f"installing {', '.join(sum(installs, []))} in {folder}", file=sys.stderr)
         for some in installs:
+            print(f"installing {', '.join(some)} in {folder}", file=sys.stderr)
             subprocess.run([str(python), "-m", "pip", "install", "--quiet", *some], check=True)
         complete.write_text(packages)
     return str(python)

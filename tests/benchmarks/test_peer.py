@@ -56,8 +56,7 @@ def test_the_peer_environment_is_made_once_and_completed_when_packages_are_added
         assert peer_python() == str(tmp_path / ".venv-peer" / "bin" / "python")
         assert commands == expected
         commands.clear()
-    monkeypatch.setattr(peer, "PEER_PACKAGES", [*peer.PEER_PACKAGES, "another"])
-    for expected in (["pip", "pip"], []):
-        peer_python()
+    for expected in (["pip"], []):
+        peer_python(installs=(["another"],))
         assert commands == expected
         commands.clear()
