@@ -79,9 +79,9 @@ class Batch(NamedTuple):
 
 
 def make_loader(
-    config: LoaderConfig, process_index: int = 0, process_count: int = 1, tokenizer_fingerprint: str | None = None
+    config: LoaderConfig, blocks: Sequence[int] | None = None, tokenizer_fingerprint: str | None = None
 ) -> grain.IterDataset:
-    """Endless iterable whose element k is this process's Batch of step k.
+    """Endless iterable whose element k is the Batch of step k: its packing blocks that `blocks` numbers; None: all.
 
     Its iterators have get_state() -> {"next_index": k} and set_state; Grain's checkpoint handler works with them.
 
@@ -90,7 +90,7 @@ def make_loader(
         tokenizer than tokenizer_fingerprint names, damaged shards, a dataset without the teacher's embeddings. Later,
         from the iterator: embeddings of other texts than those drawn.
     """
-    source = BatchSource(config, process_index, process_count, tokenizer_fingerprint)
+    source = BatchSource(config, blocks, tokenizer_fingerprint)
     options = grain.ReadOptions(num_threads=config.loader_threads, prefetch_buffer_size=config.prefetch)
     return grain.MapDataset.source(source).to_iter_dataset(options)
 
@@ -98,11 +98,9 @@ def make_loader(
 class BatchSource:
     """Random access to the batches: source[k] is the Batch of step k. Safe to share between threads."""
 
-    def __init__(
-        self, config: LoaderConfig, process_index: int, process_count: int, tokenizer_fingerprint: str | None
-    ):
+    def __init__(self, config: LoaderConfig, blocks: Sequence[int] | None, tokenizer_fingerprint: str | None):
         self._row_length = config.row_length or max(DEFAULT_ROW_LENGTH, config.max_length)
-        _check_sizes(config, self._row_length, process_index, process_count)
+        _check_sizes(config, self._row_length)
         self._config = config
         self._tokenizer = load_tokenizer(Path(config.data_dir) / "tokenizer")
         if tokenizer_fingerprint is not None:
@@ -126,15 +124,14 @@ class BatchSource:
         ]
         if self._teacher and self._teacher.texts == "first" and config.views == "given":
             _require_no_sets(config, self._readers)
-        self._blocks = config.packing_blocks // process_count
-        self._first_block = process_index * self._blocks
+        self._blocks = range(config.packing_blocks) if blocks is None else blocks
 
     def __len__(self) -> int:
         return ENDLESS
 
     def __getitem__(self, step: int) -> Batch:
         config, tokenizer = self._config, self._tokenizer
-        plan = plan_step(self._mixture, step, self._first_block, self._blocks)
+        plan = plan_step(self._mixture, step, self._blocks)
         texts_per_example = self._texts_per_example(plan)
         table = read_table(self._read(self._readers, plan))
         if config.views == "given":
@@ -148,7 +145,7 @@ class BatchSource:
         )
         if config.views != "given":  # a word of each slot, of which nothing is drawn then, starts a view's own stream
             texts = make_views(texts, config.views, config.view_rate, self._by_block(plan.choices.T[:len(places)]))
-        block_shape = (self._blocks, -1)
+        block_shape = (len(self._blocks), -1)
         packed, rows_needed = pack_blocks(
             texts.tokens, texts.lengths.reshape(block_shape), texts.text_ids.reshape(block_shape),
             self._row_length, tokenizer.pad_id, row_rungs=config.row_rungs,
@@ -169,7 +166,7 @@ class BatchSource:
         examples = self._by_block(np.broadcast_to(np.arange(places.shape[1]), (n, places.shape[1])))
         records = self._read(self._embeddings, plan)
         found, targets = gather_embeddings(records, examples, self._by_block(places[:n]), self._teacher)
-        drawn = text_ids.reshape(self._blocks, len(places), -1)[:, :n].reshape(-1)
+        drawn = text_ids.reshape(len(self._blocks), len(places), -1)[:, :n].reshape(-1)
         if (found != drawn).any():
             wrong = np.argmax(found != drawn)
             dataset, example = plan.datasets[examples[wrong]], plan.indices[examples[wrong]]
@@ -178,11 +175,11 @@ class BatchSource:
                 f"{self._mixture.names[dataset]} has in example {example}: text ids {found[wrong]} and {drawn[wrong]}: "
                 "run `main.py teach` again"
             )
-        return targets.reshape(self._blocks, -1, self._teacher.width)
+        return targets.reshape(len(self._blocks), -1, self._teacher.width)
 
     def _by_block(self, values: np.ndarray) -> np.ndarray:
         """[K, p * m] -> [p * K * m]: block by block, in each all queries, all positives, all negatives."""
-        return values.reshape(len(values), self._blocks, -1).swapaxes(0, 1).reshape(-1)
+        return values.reshape(len(values), len(self._blocks), -1).swapaxes(0, 1).reshape(-1)
 
     def _texts_per_example(self, plan: Plan) -> int:
         """K: the same for every host and, where the unit is an example, for every batch."""
@@ -213,12 +210,10 @@ def batch_with_rows(batch: Batch, num_rows: int) -> Batch:
     return batch._replace(packed=packed, statistics=batch.statistics._replace(row_tokens=packed.tokens.size))
 
 
-def _check_sizes(config: LoaderConfig, row_length: int, process_index: int, process_count: int) -> None:
+def _check_sizes(config: LoaderConfig, row_length: int) -> None:
     batch, blocks = config.global_batch_size, config.packing_blocks
     if batch < 1 or blocks < 1 or batch % blocks:
         raise ValueError(f"global_batch_size={batch} is not divisible by packing_blocks={blocks}")
-    if not 0 <= process_index < process_count or blocks % process_count:
-        raise ValueError(f"packing_blocks={blocks} is not divisible by {process_count} hosts (this is {process_index})")
     if config.row_rungs < 1 or config.row_rungs & (config.row_rungs - 1):
         raise ValueError(f"row_rungs={config.row_rungs} is not a power of two")
     if config.max_length > row_length:

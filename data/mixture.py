@@ -22,6 +22,7 @@ import functools
 import hashlib
 import json
 import os
+from collections.abc import Sequence
 from typing import Literal, NamedTuple
 
 import numpy as np
@@ -80,8 +81,8 @@ def read_data_config(path: str | os.PathLike) -> dict[str, int]:
     return weights
 
 
-def plan_step(mixture: Mixture, step: int, first_block: int, num_blocks: int) -> Plan:
-    """Plans p = num_blocks packing blocks of global batch `step`, from first_block on."""
+def plan_step(mixture: Mixture, step: int, blocks: Sequence[int]) -> Plan:
+    """Plans the p packing blocks of global batch `step` that `blocks` numbers."""
     batch_size = mixture.global_batch_size
     if mixture.unit == "example":
         datasets, draws = draw_slots(mixture.seed, mixture.weights, step * batch_size, batch_size)
@@ -89,7 +90,7 @@ def plan_step(mixture: Mixture, step: int, first_block: int, num_blocks: int) ->
         dataset, batch = draw_slots(mixture.seed, mixture.weights, step, 1)
         datasets, draws = np.repeat(dataset, batch_size), batch * batch_size + np.arange(batch_size)
     dealt = np.argsort(datasets, kind="stable").reshape(-1, mixture.packing_blocks)  # [m, P]
-    here = dealt[:, first_block : first_block + num_blocks].T.reshape(-1)  # [p * m]
+    here = dealt[:, list(blocks)].T.reshape(-1)  # [p * m]
     datasets, draws = datasets[here].astype(np.int64), draws[here]
     words = (step * batch_size + here)[:, None] * CHOICES_PER_EXAMPLE + np.arange(CHOICES_PER_EXAMPLE)
     return Plan(datasets, draw_examples(mixture, datasets, draws), random_words(stream(mixture.seed, "choices"), words))

@@ -75,6 +75,16 @@ def check_divides(total: int, total_name: str, parts: int, parts_name: str) -> i
     return total // parts
 
 
+def local_blocks(mesh: Mesh, num_blocks: int) -> list[int]:
+    """Which of `num_blocks` equal blocks of a global array lie on this process's devices, ascending.
+
+    Its devices need not be neighbours on the mesh. shard_blocks takes the process's blocks in this order.
+    """
+    each = check_divides(num_blocks, "blocks", mesh.size, "devices")
+    places = [place for place, device in enumerate(mesh.devices.flat) if device.process_index == jax.process_index()]
+    return [place * each + block for place in places for block in range(each)]
+
+
 def replicate(tree: Any, mesh: Mesh) -> Any:
     """Puts a tree of host arrays, equal in every process, on every device as new buffers."""
     sharding = NamedSharding(mesh, PartitionSpec())
@@ -82,7 +92,7 @@ def replicate(tree: Any, mesh: Mesh) -> Any:
 
 
 def shard_blocks(tree: Any, mesh: Mesh) -> Any:
-    """Each process's [p, ...] arrays -> global [P, ...] arrays, sharded over the devices on axis 0."""
+    """Each process's local_blocks [p, ...] -> global [P, ...] arrays, sharded over the devices on axis 0."""
     sharding = NamedSharding(mesh, PartitionSpec(DATA_AXIS))
     return jax.tree.map(lambda x: jax.make_array_from_process_local_data(sharding, x), tree)
 

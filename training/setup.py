@@ -22,7 +22,7 @@ from model.config import DenseConfig, ModelConfig
 from model.modules import retrieval_prompts
 from model.parameters import Tree, declare, initialize
 from model.weights import load_model, read_config_only
-from sharding.mesh import check_divides, replicate
+from sharding.mesh import check_divides, local_blocks, replicate
 from training.checkpoint import Checkpointer, Progress, has_checkpoint
 from training.config import DistillConfig, TrainConfig
 from training.distillation import mse_objective
@@ -149,7 +149,7 @@ def set_up(config: TrainConfig, mesh) -> tuple[Run, TrainState, Progress]:
     config = with_run_lengths(config, num_examples)
     teacher = set_up_teacher(config, mesh, tokenizer, datasets) if isinstance(config, DistillConfig) else None
     loader = iter(make_loader(
-        loader_config(config, teacher), jax.process_index(), jax.process_count(),
+        loader_config(config, teacher), local_blocks(mesh, config.packing_blocks),
         tokenizer_fingerprint=tokenizer.fingerprint,
     ))
     first_batch = loader.get_state()

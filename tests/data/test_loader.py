@@ -83,8 +83,8 @@ def config(data_dir, tmp_path):
     return make
 
 
-def batches_of(config, steps, host=0, hosts=1):
-    source = BatchSource(config, host, hosts, None)
+def batches_of(config, steps, blocks=None):
+    source = BatchSource(config, blocks, None)
     return [source[step] for step in steps]
 
 
@@ -189,7 +189,7 @@ def test_hosts_hold_slices_of_one_global_batch(config, mixture):
     steps = (0, 1, 7, 10**9)
     for step, whole in zip(steps, batches_of(settings, steps)):
         for hosts in (2, 4):
-            shares = [batches_of(settings, [step], host, hosts)[0] for host in range(hosts)]
+            shares = [batches_of(settings, [step], blocks)[0] for blocks in np.arange(4).reshape(hosts, -1)]
             rows = row_rung(max(share.rows_needed for share in shares))
             shares = [batch_with_rows(share, rows) for share in shares]
             assert_equal(concatenate(shares), whole.packed)
@@ -198,6 +198,13 @@ def test_hosts_hold_slices_of_one_global_batch(config, mixture):
                 assert sum(getattr(total, field) for total in totals) == getattr(whole.statistics, field)
             datasets = sum((collections.Counter(dict(total.datasets)) for total in totals), collections.Counter())
             assert datasets == dict(whole.statistics.datasets)
+
+
+def test_the_blocks_of_a_host_need_not_be_neighbours(config):
+    settings = config()
+    [whole], [share] = batches_of(settings, [3]), batches_of(settings, [3], [0, 3])
+    share = batch_with_rows(share, whole.packed.tokens.shape[1])
+    assert_equal(share.packed, PackedTexts(*(field[[0, 3]] for field in whole.packed)))
 
 
 def test_a_host_reads_its_own_examples_alone(config, monkeypatch):
@@ -214,9 +221,9 @@ def test_a_host_reads_its_own_examples_alone(config, monkeypatch):
     whole = collections.Counter(read)
     assert whole.total() == 32 and len(calls) == len(set(calls)), "one read a dataset"
     shares = collections.Counter()
-    for host in range(4):
+    for block in range(4):
         read.clear()
-        batches_of(config(), [3], host, 4)
+        batches_of(config(), [3], [block])
         assert len(read) == 8
         shares.update(read)
     assert shares == whole
@@ -274,19 +281,18 @@ def test_tokens_of_a_large_vocabulary(tmp_path):
     assert tokens == expected
 
 
-@pytest.mark.parametrize(("options", "hosts", "message"), [
-    ({"row_rungs": 3}, 1, "row_rungs=3 is not a power of two"),
-    ({"global_batch_size": 30}, 1, "global_batch_size=30 is not divisible by packing_blocks=4"),
-    ({}, 3, "packing_blocks=4 is not divisible by 3 hosts"),
-    ({"max_length": 65, "row_length": 64}, 1, "max_length=65 is above row_length=64"),
-    ({"max_length": 2}, 1, "max_length=2 leaves no room"),
-    ({"max_length": 600}, 1, "stores 512: prepare with a larger --max_tokens_per_text"),
-    ({"weights": {"pair": 1, "nosuch": 2}}, 1, r"unknown dataset 'nosuch.jsonl'.*has .*pair\.jsonl.*triplet\.jsonl"),
-    ({"weights": {"pair": 0}}, 1, r"pair\.jsonl.*positive integer, not 0"),
+@pytest.mark.parametrize(("options", "message"), [
+    ({"row_rungs": 3}, "row_rungs=3 is not a power of two"),
+    ({"global_batch_size": 30}, "global_batch_size=30 is not divisible by packing_blocks=4"),
+    ({"max_length": 65, "row_length": 64}, "max_length=65 is above row_length=64"),
+    ({"max_length": 2}, "max_length=2 leaves no room"),
+    ({"max_length": 600}, "stores 512: prepare with a larger --max_tokens_per_text"),
+    ({"weights": {"pair": 1, "nosuch": 2}}, r"unknown dataset 'nosuch.jsonl'.*has .*pair\.jsonl.*triplet\.jsonl"),
+    ({"weights": {"pair": 0}}, r"pair\.jsonl.*positive integer, not 0"),
 ])
-def test_bad_settings(config, options, hosts, message):
+def test_bad_settings(config, options, message):
     with pytest.raises(ValueError, match=message):
-        make_loader(config(**options), 0, hosts)
+        make_loader(config(**options))
 
 
 def test_shards_of_another_tokenizer(config, tokenizer_folder, tmp_path):

@@ -16,7 +16,7 @@ def make_mixture(weights=(3, 1, 2), sizes=(10, 7, 100), unit="example", batch=8,
 
 
 def all_examples(mixture, num_steps):
-    plans = [plan_step(mixture, step, 0, mixture.packing_blocks) for step in range(num_steps)]
+    plans = [plan_step(mixture, step, range(mixture.packing_blocks)) for step in range(num_steps)]
     return np.concatenate([plan.datasets for plan in plans]), np.concatenate([plan.indices for plan in plans])
 
 
@@ -26,7 +26,7 @@ def test_a_batch_holds_its_slots():
     for step in range(5):
         batches = []
         for blocks in (1, 2, 8):
-            plan = plan_step(make_mixture(weights, sizes, batch=16, blocks=blocks), step, 0, blocks)
+            plan = plan_step(make_mixture(weights, sizes, batch=16, blocks=blocks), step, range(blocks))
             batches.append(sorted(zip(plan.datasets.tolist(), plan.indices.tolist(), plan.choices.tolist())))
         assert batches[0] == batches[1] == batches[2]
         datasets, _ = draw_slots(5, weights, step * 16, 16)
@@ -37,7 +37,7 @@ def test_a_batch_holds_its_slots():
 def test_blocks_share_each_dataset_evenly(blocks):
     mixture = make_mixture(weights=(5, 3, 1, 4), sizes=(50,) * 4, batch=48, blocks=blocks)
     for step in range(10):
-        datasets = plan_step(mixture, step, 0, blocks).datasets.reshape(blocks, -1)
+        datasets = plan_step(mixture, step, range(blocks)).datasets.reshape(blocks, -1)
         counts = np.stack([(datasets == dataset).sum(axis=1) for dataset in range(4)])
         assert (counts.max(axis=1) - counts.min(axis=1) <= 1).all()
 
@@ -109,9 +109,9 @@ def test_one_dataset_a_batch():
 def test_hosts_plan_slices_of_the_global_batch(unit):
     mixture = make_mixture(unit=unit, batch=24, blocks=8)
     for step in (0, 3, 1000):
-        whole = plan_step(mixture, step, 0, 8)
+        whole = plan_step(mixture, step, range(8))
         for hosts in (2, 4, 8):
-            parts = [plan_step(mixture, step, host * 8 // hosts, 8 // hosts) for host in range(hosts)]
+            parts = [plan_step(mixture, step, np.arange(8).reshape(hosts, -1)[host]) for host in range(hosts)]
             for field, pieces in zip(whole, zip(*parts)):
                 assert np.array_equal(field, np.concatenate(pieces))
 
@@ -128,7 +128,7 @@ def test_the_seed_and_the_other_datasets():
 def test_choices_depend_on_seed_and_slot_alone():
     def choices(num_steps, **options):
         mixture = make_mixture(weights=(1,), sizes=(5,), blocks=1, **options)  # one dataset: dealt in order
-        return np.concatenate([plan_step(mixture, step, 0, 1).choices for step in range(num_steps)])
+        return np.concatenate([plan_step(mixture, step, [0]).choices for step in range(num_steps)])
 
     words = choices(4, batch=8)
     assert np.array_equal(words, choices(2, batch=16, unit="dataset"))
@@ -171,9 +171,9 @@ def test_permute_is_uniform():
 
 def test_a_large_mixture_is_planned_quickly():
     mixture = make_mixture(weights=(16,) * 290, sizes=(10**6,) * 290, batch=65536)
-    plan_step(mixture, 0, 0, 2)
+    plan_step(mixture, 0, [0, 1])
     start = time.thread_time()
-    plan_step(mixture, 1, 0, 2)
+    plan_step(mixture, 1, [0, 1])
     assert time.thread_time() - start < 0.5  # about 0.02 on one core
 
 

@@ -123,7 +123,8 @@ def test_targets_are_those_of_the_texts_drawn(data_dir, tmp_path, dtype, hard_ne
         expected = embedding_of(ids, {"whole": "float32", "half": "float16"}[dtype]).astype(np.float32)
         assert batch.targets.dtype == np.float32
         assert np.array_equal(batch.targets, expected)
-        shares = [batches_of(settings, [step], host, 2)[0].targets for host in range(2)]
+        shares = [batches_of(settings, [step], blocks)[0].targets
+                  for blocks in np.arange(settings.packing_blocks).reshape(2, -1)]
         assert np.array_equal(np.concatenate(shares), expected)
     assert batches_of(config_of(data_dir, tmp_path), [0])[0].targets is None
 

@@ -148,7 +148,8 @@ def test_hosts_and_packing_do_not_change_views(data_dir, views):
     settings = loader_config(data_dir, views=views, view_rate=0.3)
     for step in (0, 5):
         whole = batches_of(settings, [step])[0]
-        shares = [batches_of(settings, [step], host, 2)[0] for host in range(2)]
+        halves = np.arange(settings.packing_blocks).reshape(2, -1)
+        shares = [batches_of(settings, [step], half)[0] for half in halves]
         rows = row_rung(max(share.rows_needed for share in shares))
         assert_equal(concatenate([batch_with_rows(share, rows) for share in shares]), whole.packed)
         other = batches_of(loader_config(data_dir, views=views, view_rate=0.3, packing_blocks=1), [step])[0]

@@ -1,11 +1,13 @@
 """The order of the devices on the mesh."""
 
 import random
+import types
 
 import jax
+import numpy as np
 import pytest
 
-from sharding.mesh import make_mesh, ring_of_neighbours
+from sharding.mesh import local_blocks, make_mesh, ring_of_neighbours
 
 
 @pytest.mark.parametrize("columns, rows", [(2, 2), (2, 4), (3, 4), (4, 3), (16, 16)])
@@ -29,6 +31,14 @@ def test_a_ring_of_neighbours(columns, rows):
 ])
 def test_devices_that_are_no_flat_grid_keep_their_order(places):
     assert ring_of_neighbours(places) is None
+
+
+def test_the_blocks_of_a_process_whose_devices_are_no_neighbours_on_the_mesh():
+    devices = [types.SimpleNamespace(process_index=process) for process in (0, 1, 1, 0)]
+    assert local_blocks(types.SimpleNamespace(devices=np.array(devices), size=4), 8) == [0, 1, 6, 7]
+    assert local_blocks(make_mesh(), 16) == list(range(16))
+    with pytest.raises(ValueError, match="blocks=6 is not divisible by devices=8"):
+        local_blocks(make_mesh(), 6)
 
 
 def test_the_mesh_of_this_machine():
