@@ -26,7 +26,7 @@ from benchmarks.peer import (
     use_cpu,
 )
 from evaluation import sts
-from evaluation.task import Task
+from evaluation.sts_places import find_places
 from flags import flag
 
 TARGET = 2.0
@@ -50,7 +50,8 @@ def benchmark(config: EvaluateBenchmarkConfig) -> None:
     from evaluation.evaluate import score_tasks
     from model.inference import Encoder
 
-    names = [name for name in config.tasks if has_files(config.data_dir, name)]
+    found = find_places(config.data_dir)
+    names = [name for name in config.tasks if name in found]
     missing = [name for name in config.tasks if name not in names]
     if not names:
         raise ValueError(f"--data_dir={config.data_dir} has files of none of {', '.join(config.tasks)}")
@@ -61,7 +62,7 @@ def benchmark(config: EvaluateBenchmarkConfig) -> None:
     def evaluate_ours() -> tuple[float, dict]:
         jax.clear_caches()
         begin = time.perf_counter()
-        tasks = [read(config.data_dir, name) for name in names]
+        tasks = [sts.read_task(config.data_dir, name, "test") for name in names]
         scored = list(score_tasks(Embedder(encoder), tasks))
         return time.perf_counter() - begin, {one.task: one.scores for one in scored}
 
@@ -82,18 +83,6 @@ def benchmark(config: EvaluateBenchmarkConfig) -> None:
                 theirs.append(1 / answer["seconds"])
                 print(f"repetition {repeat + 1}: ours {seconds:.1f} s, peer {answer['seconds']:.1f} s", flush=True)
     report(names, missing, {name: scores[name].results[0].value for name in names}, answer["scores"], ours, theirs)
-
-
-def read(data_dir: str, name: str) -> Task:
-    return sts.read_task(data_dir, name, "test")
-
-
-def has_files(data_dir: str, name: str) -> bool:
-    try:
-        read(data_dir, name)
-    except ValueError:
-        return False
-    return True
 
 
 def report(names: list[str], missing: list[str], scores: dict[str, float], peer_scores: dict[str, float],
