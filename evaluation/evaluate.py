@@ -170,7 +170,8 @@ def suite_means(scored: list[Scored]) -> Iterator[Scored]:
     if mean := sts.mean_of_seven(results):
         yield Scored(mean.task, Scores([mean], {}), sum(seconds.get(task, 0) for task in sts.SEVEN))
     for suite, metric in (("reranking", "map"), ("transfer", "accuracy")):
-        first = {result.task: result for result in reversed(results) if result.metric == metric}  # the headline
+        first = {result.task: result for result in reversed(results)  # the headline; a file of one's own is heldout
+                 if result.metric == metric and result.split != "heldout"}
         if set(SUITES[suite]) <= first.keys():
             headlines = [first[task] for task in SUITES[suite]]
             mean = sum(result.value for result in headlines) / len(headlines)

@@ -12,6 +12,7 @@ import array
 import functools
 import itertools
 import pathlib
+import re
 from collections.abc import Iterator
 from typing import TYPE_CHECKING, NamedTuple
 
@@ -27,6 +28,7 @@ from evaluation.task import Result, Scores, Task
 if TYPE_CHECKING:
     from evaluation.embedder import Embedder
 
+GAIN = re.compile(r"[+-]?[0-9]{1,9}")
 QRELS_HEADER = ("query-id", "corpus-id", "score")
 
 
@@ -64,10 +66,9 @@ def read_qrels(path: pathlib.Path) -> Qrels:
         query, document, score = cells
         if not query or not document:
             raise ValueError(f"{place}: an id is empty: {line!r}")
-        try:
-            judgement = Judgement(int(score), place)
-        except ValueError:
-            raise ValueError(f"{place}: the score is not an integer: {score!r}") from None
+        if not GAIN.fullmatch(score.strip()):
+            raise ValueError(f"{place}: the score is not an integer of at most nine digits: {score[:80]!r}")
+        judgement = Judgement(int(score), place)
         first = qrels.setdefault(query, {}).setdefault(document, judgement)
         if first.gain != judgement.gain:
             raise ValueError(f"{place}: query {query!r} and document {document!r} get {score}, but {first.gain} at "

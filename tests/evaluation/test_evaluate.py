@@ -82,6 +82,8 @@ def test_means_of_whole_suites():
     tasks = [scored("askubuntu", "map", 50), scored("scidocs", "map", 60), scored("sicke", "accuracy", 70)]
     [mean] = suite_means(tasks)  # no snli
     assert mean == ("reranking_mean", Scores([("reranking_mean", "test", "map", 55, 2)], {}), 4)
+    own_file = Scored("scidocs", Scores([Result("scidocs", "heldout", "map", 60, 10)], {}), 2.0)
+    assert not list(suite_means([scored("askubuntu", "map", 50), own_file]))
     means = list(suite_means([*tasks, scored("snli", "accuracy", 80), scored("snli_fit_on_dev", "accuracy", 9)]))
     assert [one.scores.results for one in means] == [
         [("reranking_mean", "test", "map", 55, 2)], [("transfer_mean", "test", "accuracy", 75, 2)]]
