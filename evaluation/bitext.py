@@ -6,13 +6,13 @@ it (Artetxe and Schwenk 2019), up to 1,000 sentences in each of 112 languages, e
 Legend: m = rows of a language.
 """
 
-import json
 import pathlib
 import re
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from typing import NamedTuple
 
-from evaluation.lines import numbered_lines
+from evaluation.lines import check_text, json_objects, numbered_lines
+from evaluation.task import MissingData
 
 COMPLETE = {"ntrex": (128, 128 * 1997), "tatoeba": (112, 88877)}  # languages and pairs of the published sets
 JSON_FILES = {"ntrex": "ntrex128.jsonl", "tatoeba": "tatoeba_v1.jsonl"}
@@ -49,7 +49,7 @@ def read_bitexts(data_dir: str, name: str, languages: Sequence[str] = ()) -> dic
         for place in (folder / FOLDERS[name], folder):
             if files := find_files(place):
                 return _read_plain(_chosen(files, languages, place))
-    raise ValueError(f"--suite={name}: --data_dir={data_dir} has no {JSON_FILES[name]}, {JSON_FILES[name]}.gz or "
+    raise MissingData(f"--suite={name}: --data_dir={data_dir} has no {JSON_FILES[name]}, {JSON_FILES[name]}.gz or "
                      f"{FOLDERS[name]}, neither in multilingual nor itself")
 
 
@@ -63,7 +63,7 @@ def _chosen(by_language: dict, languages: Sequence[str], path: pathlib.Path) -> 
 
 def _ntrex_lines(path: pathlib.Path) -> dict[str, Bitext]:
     sources, columns, first = [], {}, ""
-    for place, row in _json_objects(path):
+    for place, row in json_objects(path):
         texts = {key: _text(row, key, place) for key in row if key != "id"}
         sources.append(_text(row, "eng", place))
         del texts["eng"]
@@ -74,40 +74,27 @@ def _ntrex_lines(path: pathlib.Path) -> dict[str, Bitext]:
             raise ValueError(f"{place}: either this line or {first} lacks {differing}")
         for language, text in texts.items():
             columns[language].append(text)
+    if not sources:
+        raise ValueError(f"{path} has no lines")
     return {language: Bitext(sources, translations) for language, translations in columns.items()}
 
 
 def _tatoeba_lines(path: pathlib.Path) -> dict[str, Bitext]:
     bitexts = {}
-    for place, row in _json_objects(path):
+    for place, row in json_objects(path):
         language, text, english = (_text(row, key, place) for key in ("lang", "text", "eng"))
         bitext = bitexts.setdefault(language, Bitext([], []))
         bitext.sources.append(english)
         bitext.translations.append(text)
-    return bitexts
-
-
-def _json_objects(path: pathlib.Path) -> Iterator[tuple[str, dict]]:
-    place = ""
-    for place, line in numbered_lines(path):
-        try:
-            row = json.loads(line)
-        except ValueError as error:
-            raise ValueError(f"{place}: not JSON: {error}") from error
-        if not isinstance(row, dict):
-            raise ValueError(f"{place}: not a JSON object but {line[:80]}")
-        yield place, row
-    if not place:
+    if not bitexts:
         raise ValueError(f"{path} has no lines")
+    return bitexts
 
 
 def _text(row: dict, key: str, place: str) -> str:
     if key not in row:
         raise ValueError(f"{place}: {key!r} is missing")
-    if not isinstance(row[key], str):
-        raise ValueError(f"{place}: {key!r} is not a text but {row[key]!r}")
-    if not row[key].strip():
-        raise ValueError(f"{place}: {key!r} is empty")
+    check_text(row[key], f"{place}: {key!r}")
     return row[key].strip()
 
 

@@ -19,7 +19,7 @@ from absl import logging
 
 from evaluation import heldout, reranking, retrieval, sts, transfer, translation
 from evaluation.results import Scored, check_output, print_table, write_results
-from evaluation.task import Result, Scores, Task
+from evaluation.task import MissingData, Result, Scores, Task
 from flags import REQUIRED, flag
 
 if TYPE_CHECKING:
@@ -60,8 +60,7 @@ class EvaluateConfig:
 
 def read_tasks(config: EvaluateConfig) -> list[Task]:
     """The tasks that the flags name, in their order; ValueError for what is unknown, missing or not as it should be."""
-    names = dict.fromkeys(task for name in config.suite for task in SUITES.get(name, (name,)))
-    tasks = [read_suite_task(config, name) for name in names]
+    tasks = read_suite_tasks(config)
     tasks += [reranking.read_file_task(path) for path in config.reranking]
     tasks += [retrieval.read_task(folder, config.split) for folder in config.retrieval]
     tasks += [heldout.read_task(path) for path in config.pairs]
@@ -70,6 +69,26 @@ def read_tasks(config: EvaluateConfig) -> list[Task]:
     if twice:
         raise ValueError(f"two tasks are called {twice[0]}: score one of them in a run of its own")
     return tasks
+
+
+def read_suite_tasks(config: EvaluateConfig) -> list[Task]:
+    """The tasks of --suite, each once; MissingData that names all that are not in --data_dir, and how to do without."""
+    names = dict.fromkeys(task for name in config.suite for task in SUITES.get(name, (name,)))
+    tasks: dict[str, Task] = {}
+    missing: dict[str, MissingData] = {}
+    for name in names:
+        try:
+            tasks[name] = read_suite_task(config, name)
+        except MissingData as error:
+            logging.error("%s", error)
+            missing[name] = error
+    if missing and tasks:
+        raise MissingData(f"--data_dir={config.data_dir} lacks {len(missing)} of {len(names)} tasks: "
+                          f"{', '.join(missing)} (above: where each was looked for); without them: "
+                          f"--suite={','.join(tasks)}")
+    if missing:
+        raise next(iter(missing.values()))
+    return list(tasks.values())
 
 
 def read_suite_task(config: EvaluateConfig, name: str) -> Task:
@@ -94,6 +113,13 @@ def evaluate(config: EvaluateConfig) -> None:
     if config.teacher and not (config.parallel or {"bitext", *translation.TASKS} & set(config.suite)):
         raise ValueError(f"--teacher={config.teacher} is compared with on translations: give --suite=bitext or "
                          "--parallel=FILE")
+    if config.suite and not config.data_dir:
+        raise ValueError(f"--suite={','.join(config.suite)} needs --data_dir, the folder of its files")
+    if not config.split:
+        raise ValueError("--split is empty; it must be test, dev or train")
+    if config.languages and not {"bitext", *translation.TASKS} & set(config.suite):
+        raise ValueError(f"--languages={','.join(config.languages)} chooses those of ntrex and tatoeba: give "
+                         "--suite=bitext or one of them")
     tasks = read_tasks(config)
     if config.output:
         check_output(config.output)
@@ -144,7 +170,8 @@ def suite_means(scored: list[Scored]) -> Iterator[Scored]:
     if mean := sts.mean_of_seven(results):
         yield Scored(mean.task, Scores([mean], {}), sum(seconds.get(task, 0) for task in sts.SEVEN))
     for suite, metric in (("reranking", "map"), ("transfer", "accuracy")):
-        first = {result.task: result for result in reversed(results) if result.metric == metric}  # the headline
+        first = {result.task: result for result in reversed(results)  # the headline; a file of one's own is heldout
+                 if result.metric == metric and result.split != "heldout"}
         if set(SUITES[suite]) <= first.keys():
             headlines = [first[task] for task in SUITES[suite]]
             mean = sum(result.value for result in headlines) / len(headlines)

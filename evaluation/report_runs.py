@@ -147,6 +147,11 @@ def read_results(files: list[pathlib.Path]) -> tuple[dict[Key, Line], dict[Key, 
             if missing:
                 raise ValueError(f"{file}: result {number} lacks {', '.join(missing)}; main.py evaluate writes them")
             line = Line(*(value[name] for name in Line._fields))
+            for name in Line._fields:
+                of_text = name in ("task", "split", "metric", "model", "code")
+                if not isinstance(value[name], str if of_text else int | float):
+                    raise ValueError(f"{file}: result {number}: {name} is no {'text' if of_text else 'number'}: "
+                                     f"{value[name]!r}")
             if line.task.startswith(MEAN_OF_TASKS):
                 continue
             if line.key in lines:

@@ -8,7 +8,6 @@ Legend: q = queries, t = candidates of all queries together, d = embedding width
 """
 
 import functools
-import json
 import pathlib
 from typing import TYPE_CHECKING, NamedTuple
 
@@ -16,9 +15,9 @@ import numpy as np
 from absl import logging
 
 from evaluation.embedding import EncodeFunction, unit_embeddings
-from evaluation.lines import numbered_lines
+from evaluation.lines import check_text, json_objects, numbered_lines
 from evaluation.ranking import average_precisions, reciprocal_ranks
-from evaluation.task import Result, Scores, Task
+from evaluation.task import MissingData, Result, Scores, Task
 
 if TYPE_CHECKING:
     from evaluation.embedder import Embedder
@@ -67,7 +66,7 @@ def _existing(folder: pathlib.Path, names: list[str], need: str) -> pathlib.Path
     for name in names:
         if (folder / name).is_file():
             return folder / name
-    raise ValueError(f"{need}: {folder} has no {' and no '.join(names)}")
+    raise MissingData(f"{need}: {folder} has no {' and no '.join(names)}")
 
 
 def read_queries(path: str | pathlib.Path) -> list[Query]:
@@ -77,7 +76,7 @@ def read_queries(path: str | pathlib.Path) -> list[Query]:
     Queries without positives or without negatives are left out, as in sentence-transformers' RerankingEvaluator, and
     their number logged. Raises ValueError naming file:line for a line that is not of this form and for an empty text.
     """
-    queries = [_parse_query(line, place) for place, line in numbered_lines(path)]
+    queries = [_query(value, place) for place, value in json_objects(path)]
     kept = [query for query in queries if query.positives and query.negatives]
     if not kept:
         raise ValueError(f"{path} has no query with a positive and a negative; it has {len(queries)} lines")
@@ -85,31 +84,17 @@ def read_queries(path: str | pathlib.Path) -> list[Query]:
     return kept
 
 
-def _parse_query(line: str, place: str) -> Query:
-    try:
-        value = json.loads(line)
-    except json.JSONDecodeError as error:
-        raise ValueError(f"{place}: not JSON: {error}") from error
-    if not isinstance(value, dict) or not {"query", "positive", "negative"} <= value.keys():
-        raise ValueError(f'{place}: not an object with "query", "positive" and "negative": {line[:80]!r}')
+def _query(value: dict, place: str) -> Query:
+    missing = [name for name in ("query", "positive", "negative") if name not in value]
+    if missing:
+        raise ValueError(f"{place}: the object lacks {', '.join(missing)}; it has {', '.join(value) or 'nothing'}")
     for name in ("positive", "negative"):
         if not isinstance(value[name], list):
             raise ValueError(f'{place}: "{name}" is not a list of texts: {str(value[name])[:80]!r}')
     for name, texts in (("query", [value["query"]]), ("positive", value["positive"]), ("negative", value["negative"])):
         for text in texts:
-            _check_text(text, f'{place}: a text of "{name}"')
+            check_text(text, f'{place}: a text of "{name}"')
     return Query(value["query"], value["positive"], value["negative"])
-
-
-def _check_text(text: object, what: str) -> None:
-    if not isinstance(text, str):
-        raise ValueError(f"{what} is not a string: {str(text)[:80]!r}")
-    if not text.strip():
-        raise ValueError(f"{what} is empty")
-    try:
-        text.encode()
-    except UnicodeEncodeError:  # JSON's \ud800 alone
-        raise ValueError(f"{what} has half a surrogate pair: {text[:80]!r}") from None
 
 
 def read_askubuntu(folder: pathlib.Path, split: str) -> list[Query]:

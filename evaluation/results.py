@@ -4,6 +4,7 @@ import gzip
 import json
 import pathlib
 import subprocess
+import tempfile
 from typing import TYPE_CHECKING, NamedTuple
 
 import numpy as np
@@ -32,10 +33,15 @@ def items_path(results: str | pathlib.Path) -> pathlib.Path:
 
 
 def check_output(path: str) -> None:
-    """Makes the folder of results.json; OSError now rather than after the work if nothing can be written there."""
-    pathlib.Path(path).parent.mkdir(parents=True, exist_ok=True)
+    """Makes the folder of --output; ValueError now rather than after the work if nothing can be written there."""
     if pathlib.Path(path).is_dir():
         raise ValueError(f"--output={path} is a folder; name a file in it, results.json for one")
+    folder = pathlib.Path(path).parent
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        tempfile.TemporaryFile(dir=folder).close()  # permission bits do not tell: root, read-only disks
+    except OSError as error:
+        raise ValueError(f"--output={path}: cannot write in {folder}: {error}") from error
 
 
 def code_version() -> str:

@@ -11,8 +11,8 @@ Legend: Q = queries, d = embedding width.
 import array
 import functools
 import itertools
-import json
 import pathlib
+import re
 from collections.abc import Iterator
 from typing import TYPE_CHECKING, NamedTuple
 
@@ -21,13 +21,14 @@ from absl import logging
 from tqdm import tqdm
 
 from evaluation.embedding import embeddings_of, unit_embeddings
-from evaluation.lines import numbered_lines
+from evaluation.lines import check_text, json_objects, numbered_lines
 from evaluation.retrieval_metrics import DEPTH, METRICS, ranking_metrics
 from evaluation.task import Result, Scores, Task
 
 if TYPE_CHECKING:
     from evaluation.embedder import Embedder
 
+GAIN = re.compile(r"[+-]?[0-9]{1,9}")
 QRELS_HEADER = ("query-id", "corpus-id", "score")
 
 
@@ -65,10 +66,9 @@ def read_qrels(path: pathlib.Path) -> Qrels:
         query, document, score = cells
         if not query or not document:
             raise ValueError(f"{place}: an id is empty: {line!r}")
-        try:
-            judgement = Judgement(int(score), place)
-        except ValueError:
-            raise ValueError(f"{place}: the score is not an integer: {score!r}") from None
+        if not GAIN.fullmatch(score.strip()):
+            raise ValueError(f"{place}: the score is not an integer of at most nine digits: {score[:80]!r}")
+        judgement = Judgement(int(score), place)
         first = qrels.setdefault(query, {}).setdefault(document, judgement)
         if first.gain != judgement.gain:
             raise ValueError(f"{place}: query {query!r} and document {document!r} get {score}, but {first.gain} at "
@@ -86,19 +86,10 @@ def _records(path: pathlib.Path, texts: tuple[str, ...]) -> Iterator[tuple[str, 
 
     A title may be absent.
     """
-    for place, line in numbered_lines(path):
-        try:
-            record = json.loads(line)
-        except json.JSONDecodeError as error:
-            raise ValueError(f"{place}: not JSON: {error}") from error
-        if not isinstance(record, dict):
-            raise ValueError(f"{place}: not a JSON object: {line[:80]!r}")
-        for name in ("_id", *texts):
-            value = record.get(name, "" if name == "title" else None)
-            if not isinstance(value, str):
-                raise ValueError(f'{place}: "{name}" must be a string; it is {json.dumps(value)[:80]}')
-        if not record["_id"]:
-            raise ValueError(f'{place}: "_id" is empty')
+    for place, record in json_objects(path):
+        check_text(record.get("_id"), f'{place}: "_id"')
+        for name in texts:
+            check_text(record.get(name, "" if name == "title" else None), f'{place}: "{name}"', may_be_empty=True)
         yield place, record
 
 

@@ -5,7 +5,6 @@ wrong number of columns, an empty sentence, a score that is not a finite number 
 """
 
 import csv
-import json
 import math
 import pathlib
 from collections.abc import Iterable, Iterator
@@ -13,7 +12,7 @@ from typing import NamedTuple
 
 from absl import logging
 
-from evaluation.lines import numbered_lines
+from evaluation.lines import check_text, json_objects, numbered_lines, table_rows
 
 
 class StsPair(NamedTuple):
@@ -53,18 +52,8 @@ def read_sts(path: str | pathlib.Path, split: str = "") -> list[StsPair]:
 
 def read_columns(path: str | pathlib.Path, split: str, columns: Columns, limits: Limits = None) -> list[Row]:
     """Rows of a tab-separated, unquoted file with a header; an empty `split` reads all. Checks all splits."""
-    lines = numbered_lines(path)
-    place, header = next(lines, (f"{path}:1", ""))
-    names = header.split("\t")
-    missing = [name for name in columns[:3] + ((columns.split,) if split else ()) if name not in names]
-    if missing:
-        raise ValueError(f"{place}: the header lacks {', '.join(missing)}; it has {', '.join(names)}")
     rows, splits = [], set()
-    for place, line in lines:
-        fields = line.split("\t")
-        if len(fields) != len(names):
-            raise ValueError(f"{place}: {len(fields)} tab-separated columns, but the header has {len(names)}")
-        row = dict(zip(names, fields))
+    for place, row in table_rows(path, columns[:3] + ((columns.split,) if split else ())):
         pair = _pair(row[columns.sentence1], row[columns.sentence2], row[columns.score], place, limits)
         splits.add(row.get(columns.split, ""))
         if not split or row[columns.split] == split:
@@ -81,11 +70,10 @@ def read_json_lines(
     `language` and `file_split` are those of lines that name none.
     """
     rows, splits = [], set()
-    for place, line in numbered_lines(path):
-        row = parse_object(line)
-        missing = [name for name in ("sentence1", "sentence2", "score") if name not in (row or {})]
+    for place, row in json_objects(path):
+        missing = [name for name in ("sentence1", "sentence2", "score") if name not in row]
         if missing:
-            raise ValueError(f"{place}: not an object with {', '.join(missing)}: {line[:80]!r}")
+            raise ValueError(f"{place}: the object lacks {', '.join(missing)}; it has {', '.join(row) or 'nothing'}")
         pair = _pair(row["sentence1"], row["sentence2"], row["score"], place, limits)
         part = row.get("lang", language)
         if not isinstance(part, str) or not part.strip():
@@ -95,15 +83,6 @@ def read_json_lines(
             rows.append(Row(place, part, pair))
     _check_split(path, split, rows, splits)
     return rows
-
-
-def parse_object(line: str) -> dict | None:
-    """The JSON object that a line is; None if it is none."""
-    try:
-        value = json.loads(line)
-    except ValueError:
-        return None
-    return value if isinstance(value, dict) else None
 
 
 def read_input_and_gold(
@@ -169,7 +148,8 @@ def _checked_fields(fields: list[str], place: str, num_columns: tuple[int, ...])
 
 def _check_split(path: str | pathlib.Path, split: str, rows: list[Row], splits: Iterable[str]) -> None:
     if not rows:
-        raise ValueError(f"{path} has no row of the split {split!r}; it has {', '.join(sorted(splits)) or 'no rows'}")
+        of_split = f" of the split {split!r}; it has {', '.join(sorted(splits)) or 'no rows'}" if split else "s"
+        raise ValueError(f"{path} has no row{of_split}")
 
 
 def _pair(sentence1: str, sentence2: str, score: str | float, place: str, limits: Limits) -> StsPair:
@@ -178,20 +158,17 @@ def _pair(sentence1: str, sentence2: str, score: str | float, place: str, limits
 
 def _sentences(sentence1: str, sentence2: str, place: str) -> tuple[str, str]:
     for name, sentence in (("sentence1", sentence1), ("sentence2", sentence2)):
-        if not isinstance(sentence, str):  # in a JSON line
-            raise ValueError(f"{place}: {name} is no string: {sentence!r}")
-        if not sentence.strip():
-            raise ValueError(f"{place}: {name} is empty")
+        check_text(sentence, f"{place}: {name}")
     return sentence1, sentence2
 
 
 def _score(text: str | float, place: str, limits: Limits) -> float:
     try:
         score = float(text)
-    except (TypeError, ValueError):
+    except (TypeError, ValueError, OverflowError):  # the last: JSON's integers are as large as they like
         score = math.nan
-    if not math.isfinite(score):
-        raise ValueError(f"{place}: score is not a finite number: {text!r}")
+    if isinstance(text, bool) or not math.isfinite(score):
+        raise ValueError(f"{place}: score is not a finite number: {repr(text)[:80]}")
     if limits and not limits[0] <= score <= limits[1]:
         raise ValueError(f"{place}: score {text} is outside {limits[0]:g} to {limits[1]:g}")
     return score

@@ -39,17 +39,17 @@ from typing import NamedTuple
 
 from absl import logging
 
-from evaluation.lines import numbered_lines
+from evaluation.lines import numbered_lines, parse_object
 from evaluation.sts_files import (
     Columns,
     Row,
     StsPair,
-    parse_object,
     read_columns,
     read_input_and_gold,
     read_json_lines,
     read_positions,
 )
+from evaluation.task import MissingData
 
 Parts = dict[str, list[StsPair]]
 Tree = dict[pathlib.Path, list[str]]  # folder -> names of its files
@@ -104,7 +104,7 @@ def read_set(data_dir: str, name: str, split: str) -> StsSet:
         if name not in LOOKED_FOR:
             raise ValueError(f"--suite={name} is unknown; --data_dir={data_dir} has {known}; looked for {looked_for}")
         looked_for = f"{looked_for}, {LOOKED_FOR[name].format(name[-2:])}"
-        raise ValueError(f"--suite={name} is not in --data_dir={data_dir}, which has {known}; looked for {looked_for}")
+        raise MissingData(f"--suite={name} is not in --data_dir={data_dir}, which has {known}; looked for {looked_for}")
     (place, *more), *others = (found[name][rank] for rank in sorted(found[name]))
     if more:
         raise ValueError(f"--suite={name}: found in {' and in '.join(str(each.path) for each in (place, *more))}; "
@@ -381,7 +381,11 @@ def _language_files(tree: Tree, folder: pathlib.Path) -> Places:
     for path in _files(tree, folder, ".jsonl", ".jsonl.gz"):
         keys = (*Columns()[:3], "lang")
         first_line = _first_line(path, otherwise=json.dumps(dict.fromkeys(keys)))
-        if set(keys) <= (parse_object(first_line) or {}).keys():
+        try:
+            there = parse_object(first_line, f"{path}:1").keys()
+        except ValueError:
+            continue
+        if set(keys) <= there:
             name = path.name.split(".jsonl")[0]
             yield name, Place(path, functools.partial(_read_language_file, path, name), by_language=True)
 

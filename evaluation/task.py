@@ -7,6 +7,10 @@ if TYPE_CHECKING:  # it imports JAX, which starts only once the flags make sense
     from evaluation.embedder import Embedder
 
 
+class MissingData(ValueError):
+    """The files of a task of --suite are not in --data_dir."""
+
+
 class Result(NamedTuple):
     """One line of results.json."""
 

@@ -13,15 +13,14 @@ Legend: n = pairs of a split, d = embedding width.
 import functools
 import itertools
 import pathlib
-from collections.abc import Iterator
 from typing import TYPE_CHECKING, NamedTuple
 
 import numpy as np
 from absl import logging
 
 from evaluation.embedding import EncodeFunction, embeddings_of, unit_length
-from evaluation.lines import numbered_lines
-from evaluation.task import Result, Scores, Task
+from evaluation.lines import numbered_lines, table_rows
+from evaluation.task import MissingData, Result, Scores, Task
 
 if TYPE_CHECKING:
     from evaluation.embedder import Embedder
@@ -152,7 +151,7 @@ def _read_splits(data_dir: str, name: str) -> dict[str, list[LabelledPair]]:
     for table in tables:
         if table.is_file():
             return _read_table(table, name)
-    raise ValueError(f"--data_dir={data_dir} has no {name}: neither {' nor '.join(map(str, folders + tables))} exists")
+    raise MissingData(f"--data_dir={data_dir} has no {name}: neither {' nor '.join(map(str, folders + tables))} exists")
 
 
 def _read_table(path: pathlib.Path, name: str) -> dict[str, list[LabelledPair]]:
@@ -160,7 +159,7 @@ def _read_table(path: pathlib.Path, name: str) -> dict[str, list[LabelledPair]]:
     columns = ("sentence1", "sentence2", LABEL_COLUMNS[name])
     splits = {split: [] for split in SPLITS}
     left_out = 0
-    for place, row in _rows(path, (*columns, "split")):
+    for place, row in table_rows(path, (*columns, "split")):
         if row["split"] not in splits:
             raise ValueError(f"{place}: the split {row['split']!r} is none of {', '.join(SPLITS)}")
         pair = _pair(place, name, *(row[column] for column in columns))
@@ -179,7 +178,7 @@ def _read_table(path: pathlib.Path, name: str) -> dict[str, list[LabelledPair]]:
 def _read_sick_file(folder: pathlib.Path, split: str) -> list[LabelledPair]:
     columns = ("sentence_A", "sentence_B", "entailment_judgment")
     path = folder / SICK_FILES[split]
-    pairs = [_pair(place, "sicke", *(row[column] for column in columns)) for place, row in _rows(path, columns)]
+    pairs = [_pair(place, "sicke", *(row[column] for column in columns)) for place, row in table_rows(path, columns)]
     if not pairs:
         raise ValueError(f"{path} has no pairs")
     return pairs
@@ -202,21 +201,6 @@ def _read_snli_files(folder: pathlib.Path, split: str) -> list[LabelledPair]:
     if not pairs:
         raise ValueError(f"{paths[0]} has no pairs")
     return pairs
-
-
-def _rows(path: pathlib.Path, columns: tuple[str, ...]) -> Iterator[tuple[str, dict[str, str]]]:
-    """(place, {column: cell}) of each row of a .tsv, whose header must name at least `columns`."""
-    lines = numbered_lines(path)
-    place, header = next(lines, (f"{path}:1", ""))
-    names = header.split("\t")
-    missing = [column for column in columns if column not in names]
-    if missing:
-        raise ValueError(f"{place}: the header lacks {', '.join(missing)}; it has {', '.join(names)}")
-    for place, line in lines:
-        cells = line.split("\t")
-        if len(cells) != len(names):
-            raise ValueError(f"{place}: {len(cells)} tab-separated columns, but the header has {len(names)}")
-        yield place, dict(zip(names, cells))
 
 
 def _pair(place: str, name: str, sentence1: str, sentence2: str, label: str) -> LabelledPair | None:

@@ -61,13 +61,12 @@ class TranslationScores(NamedTuple):
         return None if self.squared_errors is None else float(self.squared_errors.mean())
 
 
-def read_parallel(path: str | pathlib.Path, languages: Sequence[str] = ()) -> ParallelTexts:
+def read_parallel(path: str | pathlib.Path) -> ParallelTexts:
     """Reads a text and its translations a line: column 0 is the source language, each other column another one.
 
-    The file is .tsv or .tsv.gz, unquoted, with a header of language names; an empty cell is no translation. `languages`
-    chooses some of the columns, in this order; empty: all. Raises ValueError naming file:line for a header without two
-    different names, a wrong number of columns, an empty source and a line without any translation; and naming the
-    language if it has no column or no row.
+    The file is .tsv or .tsv.gz, unquoted, with a header of language names; an empty cell is no translation.
+    Raises ValueError naming file:line for a header without two different names, a wrong number of columns, an empty
+    source and a line without any translation; and naming the language if it has no row.
     """
     lines = numbered_lines(path)
     place, header = next(lines, (f"{path}:1", ""))
@@ -86,11 +85,11 @@ def read_parallel(path: str | pathlib.Path, languages: Sequence[str] = ()) -> Pa
         sources.append(cells[0])
         for name, cell in zip(columns, cells[1:]):
             columns[name].append(cell)
-    for language in languages or columns:
-        if not any(columns.get(language, ())):
+    for language in columns:
+        if not any(columns[language]):
             raise ValueError(f"{path} has no row in {language}; it has "
                              + ", ".join(f"{sum(map(bool, texts))} in {name}" for name, texts in columns.items()))
-    return ParallelTexts(names[0], sources, {language: columns[language] for language in languages or columns})
+    return ParallelTexts(names[0], sources, columns)
 
 
 def squared_errors(targets: np.ndarray, embeddings: np.ndarray) -> np.ndarray:
@@ -148,9 +147,9 @@ def evaluate_translations(
     return scores
 
 
-def read_task(path: str, languages: Sequence[str] = ()) -> Task:
+def read_task(path: str) -> Task:
     """--parallel: the task of one file; the mean squared error is scored too if the embedder has a teacher."""
-    name, parallel = pathlib.Path(path).name.split(".tsv")[0], read_parallel(path, languages)
+    name, parallel = pathlib.Path(path).name.split(".tsv")[0], read_parallel(path)
     texts = parallel.sources + [text for column in parallel.translations.values() for text in column if text]
     return Task(name, texts, functools.partial(_score_parallel, name=name, parallel=parallel))
 

@@ -65,11 +65,11 @@ def test_tatoeba(tmp_path, place):
 @pytest.mark.parametrize("lines, message", [
     ((), "ntrex128.jsonl has no lines"),
     (('{"id": 0, "deu": "a", "eng": "b"', ), "ntrex128.jsonl:1: not JSON: Expecting"),
-    (('{"deu": "a", "eng": "b"}', '["a"]'), "ntrex128.jsonl:2: not a JSON object but"),
+    (('{"deu": "a", "eng": "b"}', '["a"]'), "ntrex128.jsonl:2: not a JSON object: "),
     (('{"deu": "a", "eng": "b"}', '{"deu": "a"}'), "ntrex128.jsonl:2: 'eng' is missing"),
     (('{"deu": "a", "eng": " "}',), "ntrex128.jsonl:1: 'eng' is empty"),
     (('{"deu": "", "eng": "b"}',), "ntrex128.jsonl:1: 'deu' is empty"),
-    (('{"deu": ["a"], "eng": "b"}',), "ntrex128.jsonl:1: 'deu' is not a text but"),
+    (('{"deu": ["a"], "eng": "b"}',), "ntrex128.jsonl:1: 'deu' is not a string: "),
     (('{"deu": "a", "eng": "b"}', '{"fra": "c", "eng": "b"}'),
      "ntrex128.jsonl:2: either this line or .*ntrex128.jsonl:1 lacks deu, fra"),
 ])

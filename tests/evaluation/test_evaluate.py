@@ -1,3 +1,4 @@
+import dataclasses
 import gzip
 import json
 import math
@@ -81,6 +82,8 @@ def test_means_of_whole_suites():
     tasks = [scored("askubuntu", "map", 50), scored("scidocs", "map", 60), scored("sicke", "accuracy", 70)]
     [mean] = suite_means(tasks)  # no snli
     assert mean == ("reranking_mean", Scores([("reranking_mean", "test", "map", 55, 2)], {}), 4)
+    own_file = Scored("scidocs", Scores([Result("scidocs", "heldout", "map", 60, 10)], {}), 2.0)
+    assert not list(suite_means([scored("askubuntu", "map", 50), own_file]))
     means = list(suite_means([*tasks, scored("snli", "accuracy", 80), scored("snli_fit_on_dev", "accuracy", 9)]))
     assert [one.scores.results for one in means] == [
         [("reranking_mean", "test", "map", 55, 2)], [("transfer_mean", "test", "accuracy", 75, 2)]]
@@ -125,6 +128,8 @@ def test_evaluate_reads_the_split_and_the_folder_itself(data_dir, angle_encoder)
 @pytest.mark.parametrize("flags, message", [
     ((), "nothing to score: give --suite"),
     (("--suite=stsb,sts99",), "--suite=sts99 is unknown; --data_dir=. has sickr, stsb"),
+    (("--suite=sts,stsb",), "--data_dir=. lacks 5 of 7 tasks: sts12, sts13, sts14, sts15, sts16 (above: where each "
+                            "was looked for); without them: --suite=stsb,sickr"),
     (("--suite=sickr", "--split=dev"), "no row of the split 'dev'; it has test"),
     (("--suite=stsb", "--data_dir=missing"), "--data_dir=missing is not a folder"),
 ])
@@ -135,3 +140,36 @@ def test_wrong_flags_fail_before_the_model_is_looked_for(data_dir, run_main, fla
     done = run_main("evaluate", "--model=/nowhere", *flags, check=False)
     last_line = done.stderr.splitlines()[-1].replace(f"{data_dir}/", "").replace(str(data_dir), ".")
     assert done.returncode == 1 and message in last_line
+
+
+@pytest.mark.parametrize("change, message", [
+    ({"data_dir": ""}, "--suite=stsb needs --data_dir, the folder of its files"),
+    ({"split": ""}, "--split is empty; it must be test, dev or train"),
+    ({"languages": ("deu",)}, "--languages=deu chooses those of ntrex and tatoeba: give --suite=bitext or one of them"),
+    ({"suite": ("transfer", "bitext")}, "--data_dir=.* lacks 3 of 4 tasks: snli, ntrex, tatoeba .*: --suite=sicke$"),
+    ({"suite": ("snli",)}, "--data_dir=.* has no snli: neither "),  # alone it says itself where it was looked for
+    ({"output": "eval/stsb.tsv/results.json"}, r"--output=\S+/results.json: cannot write in \S+stsb.tsv: .*exists"),
+    ({"output": "eval"}, r"--output=\S+eval is a folder; name a file in it"),
+])
+def test_wrong_settings(data_dir, change, message):
+    rows = "".join(f"A\tB\t2\t{split}\t{label}\n" for split in ("train", "dev", "test")
+                   for label in ("entailment", "neutral", "contradiction"))
+    (data_dir / "eval" / "sick.tsv").write_text("sentence1\tsentence2\tscore\tsplit\tentailment_label\n" + rows)
+    if "output" in change:
+        change = {"output": str(data_dir / change["output"])}
+    config = EvaluateConfig(model="/nowhere", suite=("stsb",), data_dir=str(data_dir))
+    with pytest.raises(ValueError, match=message):
+        evaluate(dataclasses.replace(config, **change))
+
+
+def test_results_outlive_a_run_with_bad_files(data_dir, angle_encoder):
+    output = data_dir / "results.json"
+    config = EvaluateConfig(model="angles-3", suite=("stsb",), data_dir=str(data_dir), output=str(output))
+    evaluate(config)
+    before = output.read_bytes(), items_path(output).read_bytes()
+    with (data_dir / "eval" / "stsb.tsv").open("a") as file:
+        file.write("0\t1\t9\ttest\tx\n")
+    with pytest.raises(ValueError, match=r"stsb.tsv:15: score 9 is outside 0 to 5"):
+        evaluate(config)
+    assert before == (output.read_bytes(), items_path(output).read_bytes())
+    assert not list(data_dir.glob(".*"))

@@ -204,6 +204,8 @@ def test_a_folder_is_one_run_of_several_files(tmp_path):
     (lambda folder: (sts_run(folder, 0.1), (folder / "results.json").write_text("{}")), "is no results.json"),
     (lambda folder: (sts_run(folder, 0.1), (folder / "results.json").write_text('[{"task": "a"}]')),
      "results.json: result 1 lacks split, metric, value, n, model, code, seconds"),
+    (lambda folder: write_run(folder, [["a", "test", "map", "50", 2]], {}), "result 1: value is no number: '50'"),
+    (lambda folder: write_run(folder, [["a", 3, "map", 50.0, 2]], {}), "result 1: split is no text: 3"),
     (lambda folder: (sts_run(folder, 0.1), (folder / "results.items.json.gz").write_bytes(b"\x1f\x8b\x08")),
      "results.items.json.gz is damaged"),
     (lambda folder: write_run(folder, [["a", "test", "map", 50.0, 2]], {"a": {"map": [0.5], "part": []}}),

@@ -164,13 +164,15 @@ def test_json_lines_have_splits_and_ranges(tmp_path):
     assert read_set(str(tmp_path), "sts22", "test").parts == {"de": [("a 1", "b 2", 4.0)], "en": [("a 1", "b 2", 4.0)]}
     for bad, message in [
         ({"score": 0.5}, "score 0.5 is outside 1 to 4"), ({"score": None}, "score is not a finite number: None"),
-        ({"lang": ""}, "no language: lang is ''"), ({"sentence2": 3}, "sentence2 is no string: 3"),
-        ({"sentence1": " "}, "sentence1 is empty"),
+        ({"lang": ""}, "no language: lang is ''"), ({"sentence2": 3}, "sentence2 is not a string: 3"),
+        ({"sentence1": " "}, "sentence1 is empty"), ({"sentence1": "\ud800"}, "sentence1 has half a surrogate pair"),
+        ({"score": True}, "score is not a finite number: True"),
+        ({"score": 10 ** 400}, "score is not a finite number: 1000"),
     ]:
         write(path, map(json.dumps, (line, line | bad)))
         refused(f"sts22.jsonl.gz:2: .*{message}", tmp_path, "sts22")
     write(path, [json.dumps(line), '{"sentence1": "a 1"}'])
-    refused("sts22.jsonl.gz:2: not an object with sentence2, score", tmp_path, "sts22")
+    refused("sts22.jsonl.gz:2: the object lacks sentence2, score; it has", tmp_path, "sts22")
 
 
 def test_pairs_that_were_not_judged_are_left_out_and_counted(tmp_path, log):
