@@ -11,6 +11,7 @@ draws and resamples.
 import collections
 import dataclasses
 import functools
+import pathlib
 import time
 from collections.abc import Iterator
 from typing import TYPE_CHECKING, Literal
@@ -105,7 +106,7 @@ def evaluate(config: EvaluateConfig) -> None:
     """Scores the model on every task, prints a table and writes results.json. Bad flags and files fail before that.
 
     A task that cannot be scored (constant embeddings, for one) does not lose the others: they are printed and written,
-    then the first such error is raised.
+    to partial-results.json, then the first such error is raised.
     """
     if not (config.suite or config.reranking or config.retrieval or config.pairs or config.parallel):
         raise ValueError("nothing to score: give --suite=sts with --data_dir=DIR, or --reranking, --retrieval, --pairs "
@@ -140,7 +141,8 @@ def evaluate(config: EvaluateConfig) -> None:
     if jax.process_index() == 0 and scored:
         print_table([result for task in scored for result in task.scores.results])
         if config.output:
-            write_results(config.output, scored, embedder)
+            output = pathlib.Path(config.output)
+            write_results(output.with_name(f"partial-{output.name}") if errors else output, scored, embedder)
     if errors:
         raise errors[0]
 

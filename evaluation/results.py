@@ -54,7 +54,7 @@ def code_version() -> str:
     return done.stdout.strip() if done.returncode == 0 else "unknown"
 
 
-def write_results(path: str, scored: list[Scored], embedder: "Embedder") -> None:
+def write_results(path: pathlib.Path, scored: list[Scored], embedder: "Embedder") -> None:
     """results.json, a list of {task, split, metric, value, n, model, code, seconds}; and the items file."""
     origin = {"model": embedder.encoder.fingerprint(), "code": code_version()}
     lines = [

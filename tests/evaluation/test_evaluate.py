@@ -96,9 +96,11 @@ def test_a_task_without_a_score_does_not_lose_the_others(data_dir, angle_encoder
     rows = "".join(f"0\t0\t{score}\ttest\tx\n" for score in (1, 2, 3))
     (data_dir / "eval" / "sick.tsv").write_text(HEADER + rows)
     output = data_dir / "results.json"
+    output.write_text("of an earlier run")
     with pytest.raises(ValueError, match="sickr: Spearman correlation is undefined: all 3 values of the first input"):
         evaluate(EvaluateConfig(model="angles-3", suite=("sickr", "stsb"), data_dir=str(data_dir), output=str(output)))
-    assert [result[0] for result in values(output)] == ["stsb", "stsb"]
+    assert [result[0] for result in values(data_dir / "partial-results.json")] == ["stsb", "stsb"]
+    assert output.read_text() == "of an earlier run"
 
 
 def test_retrieval_alone_uses_the_model_s_prompts(data_dir, angle_encoder, monkeypatch):
