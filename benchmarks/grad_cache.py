@@ -20,7 +20,7 @@ TARGET = 1.4
 
 @dataclasses.dataclass(frozen=True)
 class GradCacheBenchmarkConfig(TrainBenchmarkConfig):
-    batch_size: int = flag(256, "pairs a step")
+    batch_size: int = flag(128, "pairs a step; with 256 the whole step of the peer takes more than 24 GiB")
     packing_blocks: int = flag(4, "parts of a step")
     warmup_seconds: float = flag(10.0, "length of the first block of each, which is not counted")
     seconds: float = flag(20.0, "length of a block, in whole steps")
