@@ -11,6 +11,7 @@ from typing import NamedTuple
 
 import numpy as np
 
+from evaluation.heldout import inverse_ranks
 from evaluation.metrics import spearman
 
 Score = Callable[[np.ndarray], float]  # of the items at rows [n] int, which repeat some and leave out others
@@ -85,7 +86,7 @@ def bootstrap_spearman(
 def bootstrap_mrr(first_ranks: np.ndarray, second_ranks: np.ndarray, **options) -> ScoreDifference:
     """Difference of the MRR@10 of two models, from their ranks [n] of the same queries."""
     _check_paired([len(first_ranks), len(second_ranks)])
-    scores = [mean_score(np.where(ranks <= 10, 1 / ranks, 0.0)) for ranks in (first_ranks, second_ranks)]
+    scores = [mean_score(inverse_ranks(ranks)) for ranks in (first_ranks, second_ranks)]
     return _paired_bootstrap(*scores, len(first_ranks), **options)
 
 

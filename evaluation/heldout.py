@@ -62,9 +62,14 @@ def paired_ranks(queries: np.ndarray, candidates: np.ndarray, paired: np.ndarray
     return ranks
 
 
+def inverse_ranks(ranks: np.ndarray, cutoff: int = 10) -> np.ndarray:
+    """1 / rank of each query, 0 beyond the cutoff. [n] -> [n] float64."""
+    return np.where(ranks <= cutoff, 1 / ranks, 0.0)
+
+
 def mean_reciprocal_rank(ranks: np.ndarray, cutoff: int = 10) -> float:
     """Mean over queries of 1 / rank, 0 beyond the cutoff."""
-    return float(np.where(ranks <= cutoff, 1 / ranks, 0.0).mean())
+    return float(inverse_ranks(ranks, cutoff).mean())
 
 
 def evaluate_pairs(
@@ -93,7 +98,7 @@ def _score(embedder: "Embedder", name: str, pairs: list[tuple[str, str]]) -> Sco
     scores = evaluate_pairs(embedder, pairs, embedder.prompts)
     items = {
         "accuracy@1": (scores.ranks == 1).astype(float).tolist(),
-        "mrr@10": np.where(scores.ranks <= 10, 1 / scores.ranks, 0.0).tolist(),
+        "mrr@10": inverse_ranks(scores.ranks).tolist(),
     }
     values = {"accuracy@1": scores.accuracy_at_1, "mrr@10": scores.mrr_at_10}
     return Scores([Result(name, "heldout", metric, 100 * value, len(pairs)) for metric, value in values.items()], items)

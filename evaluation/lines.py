@@ -6,6 +6,8 @@ import pathlib
 import zlib
 from collections.abc import Iterator
 
+from absl import logging
+
 
 def numbered_lines(path: str | pathlib.Path) -> Iterator[tuple[str, str]]:
     """Yields ("path:number", text) for each line of a UTF-8 file, without its line end.
@@ -69,3 +71,9 @@ def check_text(text: object, what: str, *, may_be_empty: bool = False) -> None:
         text.encode()
     except UnicodeEncodeError:  # JSON's \ud800 alone
         raise ValueError(f"{what} has half a surrogate pair: {text[:80]!r}") from None
+
+
+def log_left_out(path: str | pathlib.Path, count: int, what: str) -> None:
+    """Says how many of `what` a protocol leaves out of a file, if any."""
+    if count:
+        logging.info("%s: left out %d %s", path, count, what)

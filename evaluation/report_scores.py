@@ -9,6 +9,7 @@ from typing import NamedTuple
 import numpy as np
 
 from evaluation.bootstrap import Interval, Score, mean_score, percentile_interval, resampled, spearman_score
+from evaluation.heldout import inverse_ranks
 from evaluation.metrics import average_ranks
 from evaluation.report_runs import Key, Line, Run, read_details
 from evaluation.sts import SEVEN
@@ -284,7 +285,7 @@ def training_items(run: Run, name: str, step: int) -> dict[str, list]:
         return {"cosine": details["sts_cosines"].tolist(), "score": details["sts_human_scores"].tolist()}
     if name.startswith("heldout") and "heldout_ranks" in details:
         ranks = details["heldout_ranks"]
-        found = ranks == 1 if name == "heldout_accuracy@1" else np.where(ranks <= 10, 1 / ranks, 0.0)
+        found = ranks == 1 if name == "heldout_accuracy@1" else inverse_ranks(ranks)
         return {name: found.astype(float).tolist()}
     return {}
 

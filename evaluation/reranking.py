@@ -12,10 +12,9 @@ import pathlib
 from typing import TYPE_CHECKING, NamedTuple
 
 import numpy as np
-from absl import logging
 
 from evaluation.embedding import EncodeFunction, unit_embeddings
-from evaluation.lines import check_text, json_objects, numbered_lines
+from evaluation.lines import check_text, json_objects, log_left_out, numbered_lines
 from evaluation.ranking import average_precisions, reciprocal_ranks
 from evaluation.task import MissingData, Result, Scores, Task
 
@@ -80,7 +79,7 @@ def read_queries(path: str | pathlib.Path) -> list[Query]:
     kept = [query for query in queries if query.positives and query.negatives]
     if not kept:
         raise ValueError(f"{path} has no query with a positive and a negative; it has {len(queries)} lines")
-    _log_left_out(path, len(queries) - len(kept), "without positives or without negatives")
+    log_left_out(path, len(queries) - len(kept), "without positives or without negatives")
     return kept
 
 
@@ -122,8 +121,8 @@ def read_askubuntu(folder: pathlib.Path, split: str) -> list[Query]:
         lost += len(similar) - len(positives)
         if positives:
             queries.append(Query(titles[query], positives, [titles[i] for i in candidates if i not in similar]))
-    _log_left_out(path, lost, "similar questions that are no candidates")
-    _log_left_out(path, len(lines) - len(queries), "without a similar candidate")
+    log_left_out(path, lost, "similar questions that are no candidates")
+    log_left_out(path, len(lines) - len(queries), "without a similar candidate")
     if not queries:
         raise ValueError(f"{path} has no query with a similar candidate; it has {len(lines)} lines")
     return queries
@@ -162,11 +161,6 @@ def _read_titles(path: pathlib.Path, places: dict[str, str]) -> dict[str, str]:
         if number not in titles:
             raise ValueError(f"{place}: question {number} is not in {path}")
     return titles
-
-
-def _log_left_out(path: str | pathlib.Path, count: int, what: str) -> None:
-    if count:
-        logging.info("%s: left out %d %s", path, count, what)
 
 
 def evaluate_reranking(encode: EncodeFunction, queries: list[Query]) -> RerankingScores:

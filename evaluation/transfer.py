@@ -19,7 +19,7 @@ import numpy as np
 from absl import logging
 
 from evaluation.embedding import EncodeFunction, embeddings_of, unit_length
-from evaluation.lines import numbered_lines, table_rows
+from evaluation.lines import log_left_out, numbered_lines, table_rows
 from evaluation.task import MissingData, Result, Scores, Task
 
 if TYPE_CHECKING:
@@ -29,6 +29,7 @@ if TYPE_CHECKING:
 TASKS = ("sicke", "snli")
 LABELS = ("entailment", "neutral", "contradiction")
 NO_MAJORITY = "-"  # SNLI's label where the annotators did not agree
+WITHOUT_MAJORITY = f"pairs without a majority label ({NO_MAJORITY})"
 SPLITS = ("train", "dev", "test")
 STRENGTHS = tuple(2.0 ** power for power in range(-2, 4))
 FOLDS = 5
@@ -167,7 +168,7 @@ def _read_table(path: pathlib.Path, name: str) -> dict[str, list[LabelledPair]]:
             left_out += 1
         else:
             splits[row["split"]].append(pair)
-    _log_left_out(path, left_out)
+    log_left_out(path, left_out, WITHOUT_MAJORITY)
     splits = {split: pairs for split, pairs in splits.items() if pairs}
     for split in SPLITS[1:] if name == "snli" else SPLITS:
         if split not in splits:
@@ -197,7 +198,7 @@ def _read_snli_files(folder: pathlib.Path, split: str) -> list[LabelledPair]:
             left_out += 1
         else:
             pairs.append(pair)
-    _log_left_out(folder, left_out)
+    log_left_out(folder, left_out, WITHOUT_MAJORITY)
     if not pairs:
         raise ValueError(f"{paths[0]} has no pairs")
     return pairs
@@ -214,8 +215,3 @@ def _pair(place: str, name: str, sentence1: str, sentence2: str, label: str) -> 
     if label not in LABELS:
         raise ValueError(f"{place}: the label {label!r} is none of {', '.join(LABELS)}")
     return LabelledPair(sentence1, sentence2, LABELS.index(label))
-
-
-def _log_left_out(path: pathlib.Path, count: int) -> None:
-    if count:
-        logging.info("%s: left out %d pairs without a majority label (%s)", path, count, NO_MAJORITY)
