@@ -30,7 +30,7 @@ quickstart: $(VENV)/.ready-plot,report
 	@echo "Trained encoder: $(RUN)/run/export   scores: $(RUN)/results.json   to look at: $(RUN)/report.html"
 
 peer: $(VENV)/.ready-test
-	$(BIN)/python -m benchmarks.peer
+	$(BIN)/python -m benchmarks.peers.peer
 
 test: $(VENV)/.ready-test peer
 	$(BIN)/python -m pytest

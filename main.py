@@ -2,31 +2,29 @@
 
     python main.py COMMAND [--flag=value ...]        python main.py COMMAND --help
 
-Each command is a function of one frozen dataclass; its fields are the command's flags (see flags.py).
+Each command is a function of one frozen dataclass, whose fields are the command's flags (see flags.py).
 """
 
 import importlib
 import sys
 
-from absl import app, flags
-
-from flags import config_from_flags, define_flags
-from sharding.host import keep_freed_memory, quiet_libraries
+from flags import run_program
+from sharding.host import keep_freed_memory
 
 # command -> (module, config dataclass, function); the module is imported only when its command runs.
 COMMANDS = {
     "prepare": ("data.prepare", "PrepareConfig", "prepare"),
-    "teach": ("training.teach", "TeachConfig", "teach"),
-    "train": ("training.train", "TrainConfig", "train"),
+    "teach": ("inference.teach", "TeachConfig", "teach"),
+    "train": ("training.loop", "TrainConfig", "train"),
     "distill": ("training.distill", "DistillConfig", "distill"),
     "sweep": ("training.sweep", "SweepConfig", "sweep"),
     "evaluate": ("evaluation.evaluate", "EvaluateConfig", "evaluate"),
-    "report": ("evaluation.report", "ReportConfig", "report"),
-    "embed": ("model.inference", "EmbedConfig", "embed"),
-    "convert": ("model.convert", "ConvertConfig", "convert"),
-    "export": ("model.export", "ExportConfig", "export"),
+    "report": ("evaluation.report.report", "ReportConfig", "report"),
+    "embed": ("inference.embed", "EmbedConfig", "embed"),
+    "convert": ("model.files.convert", "ConvertConfig", "convert"),
+    "export": ("model.files.export", "ExportConfig", "export"),
 }
-TAKES_OTHERS = ("sweep", "report")  # commands whose function also takes the arguments that are none of their own flags
+TAKES_OTHERS = ("sweep", "report")  # commands whose function also takes the arguments that are no flags of their own
 
 
 def usage() -> str:
@@ -46,38 +44,13 @@ def main(argv: list[str]) -> int:
         return 2
     keep_freed_memory()
     module_name, config_name, function_name = COMMANDS[command]
-    module = importlib.import_module(module_name)
-    config_type = getattr(module, config_name)
-    define_flags(config_type)
-    function, takes_others = getattr(module, function_name), command in TAKES_OTHERS
-
-    if {"--help", "-h"} & set(argv):
-        print(f"python main.py {command} [--flag=value ...]\n\n{module.__doc__}\n{flags.FLAGS.main_module_help()}")
-        return 0
-
-    def parse(arguments: list[str]) -> list[str]:
-        try:
-            remaining = flags.FLAGS(arguments, known_only=takes_others)
-            if len(remaining) > 1 and not takes_others:
-                raise flags.Error(f"not a flag: {remaining[1]!r}")
-        except flags.Error as error:
-            print(f"main.py {command}: {error}", file=sys.stderr)
-            sys.exit(2)
-        return remaining
-
-    def run(remaining: list[str]) -> int:
-        quiet_libraries()
-        try:
-            config = config_from_flags(config_type)
-            return (function(config, remaining[1:]) if takes_others else function(config)) or 0
-        except flags.Error as error:
-            print(f"main.py {command}: {error}", file=sys.stderr)
-            return 2
-        except (ValueError, OSError, FloatingPointError) as error:
-            print(f"main.py {command}: {error}", file=sys.stderr)
-            return 1
-
-    return app.run(run, argv=[f"{argv[0]} {command}", *argv[2:]], flags_parser=parse)
+    try:
+        module = importlib.import_module(module_name)
+    except KeyboardInterrupt:
+        print(f"main.py {command}: stopped by Ctrl-C", file=sys.stderr)
+        return 130
+    run_program(f"python main.py {command}", getattr(module, config_name), getattr(module, function_name), argv[2:],
+                description=module.__doc__, takes_others=command in TAKES_OTHERS)
 
 
 if __name__ == "__main__":

@@ -16,9 +16,11 @@ from collections.abc import Callable
 from typing import NamedTuple
 
 from benchmarks.compile_tpu import TARGETS, Target, bert, megabytes
-from benchmarks.peer import print_result, run_benchmark
-from benchmarks.program_counts import hbm_bytes
-from benchmarks.tpu_programs import (
+from benchmarks.peers.peer import print_result, run_benchmark
+from flags import flag
+from model.config import ModelConfig
+from plan.counts import hbm_bytes
+from plan.programs import (
     Program,
     compile_attention,
     compile_layer,
@@ -26,8 +28,6 @@ from benchmarks.tpu_programs import (
     prepare_compiler,
     topology_mesh,
 )
-from flags import flag
-from model.config import ModelConfig
 
 ENCODERS = {"minilm": (384, 12), "base": (768, 12), "large": (1024, 16)}  # width, heads
 TARGET = 1.0  # HBM traffic of XLA over the kernel's: below that the kernel is not worth keeping
@@ -38,10 +38,10 @@ class AttentionBenchmarkConfig:
     targets: tuple[str, ...] = flag(tuple(TARGETS), "TPUs to compile for")
     encoders: tuple[str, ...] = flag(tuple(ENCODERS), "minilm (12 heads of 32), base (12 of 64), large (16 of 64)")
     row_lengths: tuple[str, ...] = flag(("128", "256", "512"), "tokens of a row")
-    tokens: int = flag(16384, "tokens of a device: so many rows as they fill")
+    tokens: int = flag(16384, "tokens of a device: so many rows as they fill", minimum=1)
     layer: bool = flag(True, "also compile one whole layer")
     step: bool = flag(True, "also compile the training step of each encoder, in rows of the first length")
-    layers: int = flag(12, "layers of the encoder in the training step")
+    layers: int = flag(12, "layers of the encoder in the training step", minimum=1)
 
 
 class Pair(NamedTuple):

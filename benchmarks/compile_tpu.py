@@ -24,9 +24,12 @@ from typing import NamedTuple
 import jax
 import jax.numpy as jnp
 
-from benchmarks.peer import print_result, run_benchmark
-from benchmarks.program_counts import Collective, collectives, matrix_flops
-from benchmarks.tpu_programs import (
+from benchmarks.peers.peer import print_result, run_benchmark
+from flags import flag
+from model.config import EncoderConfig, ModelConfig
+from model.parameters import declare
+from plan.counts import Collective, collectives, matrix_flops
+from plan.programs import (
     Program,
     compile_loss,
     compile_similarity,
@@ -34,9 +37,6 @@ from benchmarks.tpu_programs import (
     prepare_compiler,
     topology_mesh,
 )
-from flags import flag
-from model.config import EncoderConfig, ModelConfig
-from model.parameters import declare
 
 MEMORY_TARGET = 20.0  # temp of the materialised form over ours
 FLAT = 1.05  # largest growth of temp from 8 to 256 chips
@@ -65,12 +65,13 @@ SCALING = TARGETS["v5e"].topology, TARGETS["v5e"].large  # 8 and 256 chips
 @dataclasses.dataclass(frozen=True)
 class CompileBenchmarkConfig:
     targets: tuple[str, ...] = flag(tuple(TARGETS), "TPUs to compile for")
-    local_batch: int = flag(4096, "pairs a device in the loss")
-    global_batch: int = flag(32768, "keys that a device's queries meet in the loss")
-    width: int = flag(768, "width of an embedding, and of the encoder of the whole step: a multiple of 64")
+    local_batch: int = flag(4096, "pairs a device in the loss", minimum=1)
+    global_batch: int = flag(32768, "keys that a device's queries meet in the loss", minimum=1)
+    width: int = flag(768, "width of an embedding, and of the encoder of the whole step: a multiple of 64", minimum=1)
     full_step: bool = flag(True, "also compile the whole training step, for few chips and for 256")
-    step_batch: int = flag(128, "pairs a device in the whole step, of two texts of 64 tokens")
-    layers: int = flag(12, "layers of the encoder in the whole step; they are a loop, and cost no time to compile")
+    step_batch: int = flag(128, "pairs a device in the whole step, of two texts of 64 tokens", minimum=1)
+    layers: int = flag(
+        12, "layers of the encoder in the whole step; they are a loop, and cost no time to compile", minimum=1)
     scaling: bool = flag(True, "also compile the loss over all devices for 8 and 256 v5e chips")
 
 

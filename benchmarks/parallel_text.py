@@ -20,8 +20,8 @@ from collections.abc import Iterable
 from pathlib import Path
 
 from data.cut_sample import normalised
-from evaluation.lines import numbered_lines
-from evaluation.sts import StsPair, read_sts
+from evaluation.files.lines import numbered_lines
+from evaluation.tasks.sts import StsPair, read_sts
 
 LANGUAGES = ("de", "es", "fr", "it", "ja", "nl", "pl", "pt", "ru", "zh")
 SPLITS = ("train", "dev", "test")

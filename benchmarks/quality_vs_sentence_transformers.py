@@ -19,7 +19,7 @@ import tempfile
 import time
 from typing import Literal, NamedTuple
 
-from benchmarks.peer import (
+from benchmarks.peers.peer import (
     PeerBenchmarkConfig,
     describe_machine,
     peer_model_folder,
@@ -30,9 +30,9 @@ from benchmarks.peer import (
     use_cpu,
 )
 from benchmarks.texts import Pairs, hold_out, prepare, read_training_pairs, run_main
-from evaluation.bootstrap import bootstrap_mrr, bootstrap_spearman
-from evaluation.heldout import RetrievalScores, evaluate_pairs
-from evaluation.sts import StsPair, StsScores, evaluate_sts, read_sts
+from evaluation.measures.bootstrap import bootstrap_mrr, bootstrap_spearman
+from evaluation.tasks.heldout import RetrievalScores, evaluate_pairs
+from evaluation.tasks.sts import StsPair, StsScores, evaluate_sts, read_sts
 from flags import flag
 
 SAFETY = 0.95  # share of the time left that ours plans to use: its steps are fixed beforehand
@@ -41,19 +41,19 @@ SAFETY = 0.95  # share of the time left that ours plans to use: its steps are fi
 @dataclasses.dataclass(frozen=True)
 class QualityBenchmarkConfig(PeerBenchmarkConfig):
     init: str = flag("", "folder whose architecture and tokenizer both use; empty: the real all-MiniLM-L6-v2")
-    minutes: float = flag(10.0, "wall time of each run")
-    batch_size: int = flag(64, "pairs a step")
-    max_length: int = flag(128, "tokens of a text, special tokens included")
-    learning_rate: float = flag(5e-4, "peak learning rate of both")
-    warmup_share: float = flag(0.1, "share of the run in which the learning rate rises")
-    dropout: float = flag(0.0, "dropout of both; a run too short to overfit is better without")
+    minutes: float = flag(10.0, "wall time of each run", above=0)
+    batch_size: int = flag(64, "pairs a step", minimum=1)
+    max_length: int = flag(128, "tokens of a text, special tokens included", minimum=3)
+    learning_rate: float = flag(5e-4, "peak learning rate of both", above=0)
+    warmup_share: float = flag(0.1, "share of the run in which the learning rate rises", minimum=0, maximum=1)
+    dropout: float = flag(0.0, "dropout of both; a run too short to overfit is better without", minimum=0, below=1)
     dtype: Literal["float32", "bfloat16"] = flag("bfloat16", "ours: dtype of activations and matrix products")
     mixture: Literal["example", "dataset"] = flag("dataset", "ours: one file gives a pair, or a batch as with the peer")
-    packing_blocks: int = flag(1, "ours: parts that a batch is packed in")
-    row_rungs: int = flag(4, "ours: sizes of a batch, per doubling; a short run should compile few programs")
-    calibration_steps: int = flag(120, "ours: steps of the run that says how many steps fit")
+    packing_blocks: int = flag(1, "ours: parts that a batch is packed in", minimum=1)
+    row_rungs: int = flag(4, "ours: sizes of a batch, per doubling; a short run should compile few programs", minimum=1)
+    calibration_steps: int = flag(120, "ours: steps of the run that says how many steps fit", minimum=1)
     peer_precisions: tuple[str, ...] = flag(("float32", "bfloat16"), "the peer: one run for each")
-    heldout: int = flag(2000, "held-out pairs, an equal share of each file")
+    heldout: int = flag(2000, "held-out pairs, an equal share of each file", minimum=1)
 
 
 class Scores(NamedTuple):
@@ -90,9 +90,9 @@ def write_random_start(config: QualityBenchmarkConfig, init: str, folder: pathli
     """A sentence-transformers folder of init's architecture and tokenizer with random weights."""
     import jax
 
-    from model.export import ModelCard, export_sentence_transformers
+    from model.files.export import ModelCard, export_sentence_transformers
+    from model.files.weights import read_config_only
     from model.parameters import declare, initialize
-    from model.weights import read_config_only
 
     model, tokenizer_folder = read_config_only(init)
     encoder = dataclasses.replace(model.encoder, hidden_dropout=config.dropout, attention_dropout=config.dropout)
@@ -157,12 +157,12 @@ def train_peer(
         "model": str(start), "pairs": str(pairs_file), "output": str(output), "bf16": precision == "bfloat16",
         "started": started, "deadline": started + 60 * config.minutes,
     }
-    with peer_workers(python, "peer_quality.py", {output.name: arguments}) as workers:
+    with peer_workers(python, "quality.py", {output.name: arguments}) as workers:
         return workers[output.name].ready
 
 
 def score(model: pathlib.Path, sts_pairs: list[StsPair], heldout: Pairs) -> Scores:
-    from model.inference import Encoder  # imports JAX
+    from inference.encoder import Encoder  # imports JAX
 
     encode = Encoder.load(model).encode
     return Scores(evaluate_sts(encode, sts_pairs), evaluate_pairs(encode, heldout))

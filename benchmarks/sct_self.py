@@ -28,10 +28,10 @@ from typing import Literal
 import numpy as np
 
 from benchmarks.distill_hpd import FILES
-from benchmarks.peer import describe_machine, print_result, run_benchmark, use_cpu
+from benchmarks.peers.peer import describe_machine, print_result, run_benchmark, use_cpu
 from benchmarks.texts import distinct_sentences, logged_scores, prepare_lines, read_training_pairs, run_main
-from evaluation.bootstrap import bootstrap_spearman
-from evaluation.sts import read_sts
+from evaluation.measures.bootstrap import bootstrap_spearman
+from evaluation.tasks.sts import read_sts
 from flags import REQUIRED, flag
 
 BASE = "SCT from random weights"
@@ -51,19 +51,19 @@ class SctBenchmarkConfig:
     data_dir: str = flag(REQUIRED, "folder with train/*.jsonl.gz and eval/stsb.tsv")
     init: str = flag("data/sample/model", "folder whose architecture and tokenizer are used, with random weights")
     files: tuple[str, ...] = flag(FILES, "files of train/ whose sentences are trained on")
-    sentences: int = flag(50_000, "distinct sentences to train on, at most")
-    longest: int = flag(200, "characters of a sentence, at most")
-    steps: int = flag(120, "steps of each run")
-    batch_size: int = flag(128, "sentences a step")
-    learning_rate: float = flag(1e-4, "peak learning rate")
-    reference_temperature: float = flag(0.002, "tau_ref")
-    temperature: float = flag(0.02, "tau")
-    queue_size: int = flag(8192, "rows of each queue")
-    view_rate: float = flag(0.3, "share of the tokens that a view leaves out")
+    sentences: int = flag(50_000, "distinct sentences to train on, at most", minimum=1)
+    longest: int = flag(200, "characters of a sentence, at most", minimum=1)
+    steps: int = flag(120, "steps of each run", minimum=1)
+    batch_size: int = flag(128, "sentences a step", minimum=1)
+    learning_rate: float = flag(1e-4, "peak learning rate", above=0)
+    reference_temperature: float = flag(0.002, "tau_ref", above=0)
+    temperature: float = flag(0.02, "tau", above=0)
+    queue_size: int = flag(8192, "rows of each queue", minimum=1)
+    view_rate: float = flag(0.3, "share of the tokens that a view leaves out", minimum=0, maximum=1)
     runs: tuple[str, ...] = flag(tuple(ABLATIONS), "runs to make, of the docstring's names")
     dtype: Literal["float32", "bfloat16"] = flag("bfloat16", "dtype of activations and matrix products")
-    threads: int = flag(2, "cores and threads")
-    seed: int = flag(0, "seed of sentences, order, weights and dropout")
+    threads: int = flag(2, "cores and threads", minimum=1)
+    seed: int = flag(0, "seed of sentences, order, weights and dropout", minimum=0)
 
 
 def benchmark(config: SctBenchmarkConfig) -> None:

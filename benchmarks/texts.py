@@ -8,8 +8,8 @@ import sys
 
 import numpy as np
 
-from benchmarks.peer import REPOSITORY
-from evaluation.heldout import read_pairs
+from benchmarks.peers.peer import REPOSITORY
+from evaluation.tasks.heldout import read_pairs
 
 # One file of each sort of text, in equal numbers: captions (short, short), questions with a sentence (short, medium),
 # titles with abstracts and titles with answers of several paragraphs (short, long).

@@ -18,7 +18,7 @@ import tempfile
 import time
 from typing import Literal
 
-from benchmarks.peer import (
+from benchmarks.peers.peer import (
     PeerBenchmarkConfig,
     WorkerProcess,
     describe_machine,
@@ -31,7 +31,7 @@ from benchmarks.peer import (
     use_cpu,
 )
 from benchmarks.texts import SPEED_FILES, draw_pairs, mixed, prepare, read_training_pairs
-from flags import flag
+from flags import flag, with_values
 
 FLOAT32_TARGET, BFLOAT16_TARGET = 3.0, 1.5
 
@@ -39,15 +39,15 @@ FLOAT32_TARGET, BFLOAT16_TARGET = 3.0, 1.5
 @dataclasses.dataclass(frozen=True)
 class TrainBenchmarkConfig(PeerBenchmarkConfig):
     model: str = flag("", "folder of a sentence-transformers model; empty: the real all-MiniLM-L6-v2")
-    pairs: int = flag(8192, "pairs drawn, an equal share from each file")
-    batch_size: int = flag(64, "pairs a step")
-    max_length: int = flag(128, "tokens of a text, special tokens included")
+    pairs: int = flag(8192, "pairs drawn, an equal share from each file", minimum=1)
+    batch_size: int = flag(64, "pairs a step", minimum=1)
+    max_length: int = flag(128, "tokens of a text, special tokens included", minimum=3)
     mixture: Literal["example", "dataset"] = flag("example", "draw each pair, or each whole batch, from one file")
-    packing_blocks: int = flag(1, "ours: parts that a batch is packed in")
-    row_length: int = flag(0, "ours: tokens of a packed row; 0: the default of main.py train")
-    warmup_seconds: float = flag(30.0, "length of the first block of each, which is not counted")
-    seconds: float = flag(30.0, "length of a block, in whole steps")
-    repeats: int = flag(5, "blocks of each that count")
+    packing_blocks: int = flag(1, "ours: parts that a batch is packed in", minimum=1)
+    row_length: int = flag(0, "ours: tokens of a packed row; 0: the default of main.py train", minimum=0)
+    warmup_seconds: float = flag(30.0, "length of the first block of each, which is not counted", minimum=0)
+    seconds: float = flag(30.0, "length of a block, in whole steps", above=0)
+    repeats: int = flag(5, "blocks of each that count", minimum=1)
 
 
 class OurTrainer:
@@ -55,22 +55,23 @@ class OurTrainer:
 
     def __init__(self, config, data_dir: pathlib.Path, workdir: pathlib.Path, dtype: str, encode_blocks: int = 0):
         from sharding.mesh import make_mesh  # imports JAX
-        from training.config import TrainConfig
         from training.feed import Feed
+        from training.settings import TrainConfig
         from training.setup import set_up
 
-        train_config = TrainConfig(
-            data_dir=str(data_dir), workdir=str(workdir), init=str(config.model), dtype=dtype, seed=config.seed,
+        train_config = with_values(
+            TrainConfig(), data_dir=str(data_dir), workdir=str(workdir), init=str(config.model), dtype=dtype,
+            seed=config.seed,
             global_batch_size=config.batch_size, max_length=config.max_length, row_length=config.row_length,
             packing_blocks=config.packing_blocks, encode_blocks=encode_blocks, mixture=config.mixture,
         )
         mesh = make_mesh()
         self.run, self.state, _ = set_up(train_config, mesh)
-        self.batches = iter(Feed(self.run.loader, mesh, train_config.row_rungs))
+        self.batches = iter(Feed(self.run.loader, mesh, train_config.batch.row_rungs))
         self.compiled_shapes = set()
 
     def ask(self, seconds: float) -> dict:
-        """Answers as benchmarks/peer_train.py does. A block in which a new shape was compiled does not count."""
+        """Answers as benchmarks/peers/train.py does. A block in which a new shape was compiled does not count."""
         while True:
             shapes_before = len(self.compiled_shapes)
             answer = self._block(seconds)
@@ -106,7 +107,7 @@ def benchmark(config: TrainBenchmarkConfig) -> None:
 def run_side_by_side(
     config: TrainBenchmarkConfig, ours: dict[str, dict], peers: dict[str, dict]
 ) -> dict[str, list[dict]]:
-    """The counted blocks of each trainer: {name: settings of OurTrainer} and {name: arguments of peer_train.py}."""
+    """The counted blocks of each trainer: {name: settings of OurTrainer} and {name: arguments of peers/train.py}."""
     use_cpu(config.threads)
     python = peer_python(config.peer_python)
     config = dataclasses.replace(config, model=config.model or str(peer_model_folder(python)))
@@ -118,7 +119,7 @@ def run_side_by_side(
         peer_pairs.write_text(json.dumps({"all": mixed(pairs, config.seed)} if config.mixture == "example" else pairs))
         arguments = {name: getattr(config, name) for name in ("model", "threads", "max_length", "batch_size", "seed")}
         arguments |= {"pairs": str(peer_pairs)}
-        with peer_workers(python, "peer_train.py", {name: arguments | more for name, more in peers.items()}) as workers:
+        with peer_workers(python, "train.py", {name: arguments | more for name, more in peers.items()}) as workers:
             versions = next(iter(workers.values())).ready["versions"]
             print(f"training, batches of {config.batch_size} pairs of {', '.join(SPEED_FILES)} "
                   f"({config.mixture} mixture), at most {config.max_length} tokens a text\n"

@@ -19,40 +19,29 @@ max_length=128: 0.98 in one block, 0.94 in 8 blocks of 128, 0.92 in 8 of 64, 0.8
 import dataclasses
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Literal, NamedTuple
+from typing import NamedTuple
 
 import grain
 import numpy as np
 
 from data.drawing import draw_texts, gather_texts, read_table
 from data.mixture import Mixture, Plan, plan_step, read_data_config
-from data.packing import DEFAULT_ROW_LENGTH, DEFAULT_ROW_RUNGS, PackedTexts, pack_blocks, with_rows
+from data.packing import DEFAULT_ROW_LENGTH, PackedTexts, pack_blocks, with_rows
+from data.settings import BatchSettings, DataSettings
 from data.shards import DatasetReader, RecordReader, open_dataset, require_same_tokenizer
 from data.teacher_store import find_teacher, gather_embeddings, open_embeddings
 from data.tokenizer import load_tokenizer
-from data.views import TEXTS_PER_EXAMPLE, Views, check_view_rate, make_views
+from data.views import TEXTS_PER_EXAMPLE, check_view_rate, make_views
 
 ENDLESS = 1 << 40  # steps: Grain wants a length
 
 
 @dataclasses.dataclass(frozen=True)
 class LoaderConfig:
-    data_dir: str  # a folder that `main.py prepare` wrote
-    data_config: str = ""  # data_config.json; "": the one that prepare left in data_dir
-    global_batch_size: int = 1024
-    packing_blocks: int = 1
-    max_length: int = 128  # tokens of a text, special tokens included
-    row_length: int = 0  # 0: DEFAULT_ROW_LENGTH, or max_length where that is longer
-    row_rungs: int = DEFAULT_ROW_RUNGS  # sizes a doubling of a block's number of rows (packing.row_rung)
+    data: DataSettings
+    batch: BatchSettings = BatchSettings()
     seed: int = 0
-    mixture: Literal["example", "dataset"] = "example"  # what one draw of the mixture is: an example, or a whole batch
-    hard_negatives: bool = True  # False: negatives are left out
-    views: Views = "given"  # what is shown of an example (data/views.py)
-    view_rate: float = 0.1  # the share of a text's tokens that a view lacks
     teacher: str = ""  # fingerprint of the teacher whose embeddings are the targets (main.py teach); "": none
-    verify: Literal["checksum", "size"] = "checksum"  # of the shards, on opening
-    loader_threads: int = 2
-    prefetch: int = 4  # batches
 
 
 class BatchStatistics(NamedTuple):
@@ -91,7 +80,7 @@ def make_loader(
         from the iterator: embeddings of other texts than those drawn.
     """
     source = BatchSource(config, blocks, tokenizer_fingerprint)
-    options = grain.ReadOptions(num_threads=config.loader_threads, prefetch_buffer_size=config.prefetch)
+    options = grain.ReadOptions(num_threads=config.data.loader_threads, prefetch_buffer_size=config.data.prefetch)
     return grain.MapDataset.source(source).to_iter_dataset(options)
 
 
@@ -99,56 +88,57 @@ class BatchSource:
     """Random access to the batches: source[k] is the Batch of step k. Safe to share between threads."""
 
     def __init__(self, config: LoaderConfig, blocks: Sequence[int] | None, tokenizer_fingerprint: str | None):
-        self._row_length = config.row_length or max(DEFAULT_ROW_LENGTH, config.max_length)
+        self._row_length = config.batch.row_length or max(DEFAULT_ROW_LENGTH, config.batch.max_length)
         _check_sizes(config, self._row_length)
         self._config = config
-        self._tokenizer = load_tokenizer(Path(config.data_dir) / "tokenizer")
+        self._tokenizer = load_tokenizer(Path(config.data.data_dir) / "tokenizer")
         if tokenizer_fingerprint is not None:
-            require_same_tokenizer(config.data_dir, tokenizer_fingerprint)
-        weights = read_data_config(config.data_config or Path(config.data_dir) / "data_config.json")
+            require_same_tokenizer(config.data.data_dir, tokenizer_fingerprint)
+        weights = read_data_config(config.data.data_config or Path(config.data.data_dir) / "data_config.json")
         self._readers = _open_readers(config, weights, self._tokenizer.fingerprint)
         self._readers.sort(key=_mean_tokens)  # so that blocks that miss one dataset get more of one like it
         self._mixture = Mixture(
             names=tuple(reader.name for reader in self._readers),
             weights=tuple(weights[reader.name] for reader in self._readers),
             sizes=tuple(map(len, self._readers)),
-            unit=config.mixture,
-            global_batch_size=config.global_batch_size,
-            packing_blocks=config.packing_blocks,
+            unit=config.data.mixture,
+            global_batch_size=config.batch.global_batch_size,
+            packing_blocks=config.batch.packing_blocks,
             seed=config.seed,
         )
         names = self._mixture.names
-        self._teacher = find_teacher(config.data_dir, names, config.teacher) if config.teacher else None
+        self._teacher = find_teacher(config.data.data_dir, names, config.teacher) if config.teacher else None
         self._embeddings = [
-            open_embeddings(config.data_dir, name, config.teacher, config.verify) for name in names if self._teacher
+            open_embeddings(config.data.data_dir, name, config.teacher, config.data.verify)
+            for name in names if self._teacher
         ]
-        if self._teacher and self._teacher.texts == "first" and config.views == "given":
+        if self._teacher and self._teacher.texts == "first" and config.data.views == "given":
             _require_no_sets(config, self._readers)
-        self._blocks = range(config.packing_blocks) if blocks is None else blocks
+        self._blocks = range(config.batch.packing_blocks) if blocks is None else blocks
 
     def __len__(self) -> int:
         return ENDLESS
 
     def __getitem__(self, step: int) -> Batch:
-        config, tokenizer = self._config, self._tokenizer
+        data, tokenizer = self._config.data, self._tokenizer
         plan = plan_step(self._mixture, step, self._blocks)
         texts_per_example = self._texts_per_example(plan)
         table = read_table(self._read(self._readers, plan))
-        if config.views == "given":
+        if data.views == "given":
             places = draw_texts(table, plan.choices, texts_per_example)  # [K, p * m]
         else:
             places = np.zeros((texts_per_example, len(plan.datasets)), np.int64)
         examples = np.broadcast_to(np.arange(places.shape[1]), places.shape)
         texts = gather_texts(
             table, self._by_block(examples), self._by_block(places),
-            config.max_length, tokenizer.prefix_id, tokenizer.suffix_id,
+            self._config.batch.max_length, tokenizer.prefix_id, tokenizer.suffix_id,
         )
-        if config.views != "given":  # a word of each slot, of which nothing is drawn then, starts a view's own stream
-            texts = make_views(texts, config.views, config.view_rate, self._by_block(plan.choices.T[:len(places)]))
+        if data.views != "given":  # a word of each slot, of which nothing is drawn then, starts a view's own stream
+            texts = make_views(texts, data.views, data.view_rate, self._by_block(plan.choices.T[:len(places)]))
         block_shape = (len(self._blocks), -1)
         packed, rows_needed = pack_blocks(
             texts.tokens, texts.lengths.reshape(block_shape), texts.text_ids.reshape(block_shape),
-            self._row_length, tokenizer.pad_id, row_rungs=config.row_rungs,
+            self._row_length, tokenizer.pad_id, row_rungs=self._config.batch.row_rungs,
         )
         statistics = BatchStatistics(
             real_tokens=len(texts.tokens),
@@ -171,7 +161,7 @@ class BatchSource:
             wrong = np.argmax(found != drawn)
             dataset, example = plan.datasets[examples[wrong]], plan.indices[examples[wrong]]
             raise ValueError(
-                f"teacher {self._teacher.fingerprint} was shown another text than {self._config.data_dir}/"
+                f"teacher {self._teacher.fingerprint} was shown another text than {self._config.data.data_dir}/"
                 f"{self._mixture.names[dataset]} has in example {example}: text ids {found[wrong]} and {drawn[wrong]}: "
                 "run `main.py teach` again"
             )
@@ -183,10 +173,10 @@ class BatchSource:
 
     def _texts_per_example(self, plan: Plan) -> int:
         """K: the same for every host and, where the unit is an example, for every batch."""
-        if self._config.views != "given":
-            return TEXTS_PER_EXAMPLE[self._config.views]
+        if self._config.data.views != "given":
+            return TEXTS_PER_EXAMPLE[self._config.data.views]
         readers = self._readers if self._mixture.unit == "example" else [self._readers[plan.datasets[0]]]
-        return 3 if self._config.hard_negatives and any(reader.has_negatives for reader in readers) else 2
+        return 3 if self._config.data.hard_negatives and any(reader.has_negatives for reader in readers) else 2
 
     def _read(self, readers: Sequence[RecordReader], plan: Plan) -> list[bytes]:
         """The planned records, in their order, with one batched read for each dataset."""
@@ -211,32 +201,34 @@ def batch_with_rows(batch: Batch, num_rows: int) -> Batch:
 
 
 def _check_sizes(config: LoaderConfig, row_length: int) -> None:
-    batch, blocks = config.global_batch_size, config.packing_blocks
-    if batch < 1 or blocks < 1 or batch % blocks:
-        raise ValueError(f"global_batch_size={batch} is not divisible by packing_blocks={blocks}")
-    if config.row_rungs < 1 or config.row_rungs & (config.row_rungs - 1):
-        raise ValueError(f"row_rungs={config.row_rungs} is not a power of two")
-    if config.max_length > row_length:
-        raise ValueError(f"max_length={config.max_length} is above row_length={row_length}: a text must fit in a row")
-    if config.max_length < 3:
-        raise ValueError(f"max_length={config.max_length} leaves no room for a token between the two special ones")
-    check_view_rate(config.view_rate)
+    size, blocks, rungs, longest = (
+        config.batch.global_batch_size, config.batch.packing_blocks, config.batch.row_rungs, config.batch.max_length)
+    if size < 1 or blocks < 1 or size % blocks:
+        raise ValueError(f"global_batch_size={size} is not divisible by packing_blocks={blocks}")
+    if rungs < 1 or rungs & (rungs - 1):
+        raise ValueError(f"row_rungs={rungs} is not a power of two")
+    if longest > row_length:
+        raise ValueError(f"max_length={longest} is above row_length={row_length}: a text must fit in a row")
+    if longest < 3:
+        raise ValueError(f"max_length={longest} leaves no room for a token between the two special ones")
+    check_view_rate(config.data.view_rate)
 
 
 def _open_readers(config: LoaderConfig, weights: dict[str, int], tokenizer_fingerprint: str) -> list[DatasetReader]:
     """A reader for each dataset of the mixture, checked against the others, the model and max_length."""
-    readers = [open_dataset(config.data_dir, name, config.verify) for name in weights]
+    data_dir, max_length = config.data.data_dir, config.batch.max_length
+    readers = [open_dataset(data_dir, name, config.data.verify) for name in weights]
     for reader in readers:
         if (found := reader.manifest["tokenizer"]) != tokenizer_fingerprint:
             raise ValueError(
-                f"{config.data_dir}/{reader.name} was prepared with another tokenizer: its fingerprint is {found}, not "
+                f"{data_dir}/{reader.name} was prepared with another tokenizer: its fingerprint is {found}, not "
                 f"{tokenizer_fingerprint}: run `main.py prepare` again"
             )
         stored = reader.manifest["options"]["max_tokens_per_text"]
-        if config.max_length - 2 > stored:
+        if max_length - 2 > stored:
             raise ValueError(
-                f"max_length={config.max_length} takes {config.max_length - 2} tokens of a text and two special ones, "
-                f"and {config.data_dir}/{reader.name} stores {stored}: prepare with a larger --max_tokens_per_text"
+                f"max_length={max_length} takes {max_length - 2} tokens of a text and two special ones, "
+                f"and {data_dir}/{reader.name} stores {stored}: prepare with a larger --max_tokens_per_text"
             )
     return readers
 
@@ -246,7 +238,7 @@ def _require_no_sets(config: LoaderConfig, readers: list[DatasetReader]) -> None
     for reader in readers:
         if reader.kind == "set":
             raise ValueError(
-                f"{config.data_dir}/{reader.name} holds sets, whose two texts are drawn from all, and teacher "
+                f"{config.data.data_dir}/{reader.name} holds sets, whose two texts are drawn from all, and teacher "
                 f"{config.teacher} has embedded the first of each alone: run `main.py teach --texts=all`"
             )
 

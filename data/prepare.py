@@ -32,9 +32,10 @@ from typing import Literal
 
 import tqdm
 
+from data.files import write_json
 from data.formats import SUFFIXES, Prompts, SourceFile, syntax_of
 from data.mixture import read_data_config
-from data.shards import FORMAT_VERSION, MAX_STORED_TOKENS, write_json
+from data.shards import FORMAT_VERSION, MAX_STORED_TOKENS
 from data.tokenizer import TextTokenizer, load_tokenizer
 from data.writer import (
     Block,
@@ -57,15 +58,16 @@ class PrepareConfig:
     tokenizer: str = flag(REQUIRED, "MODEL whose tokenizer is used: a folder, a tokenizer.json or a hub id")
     data_dir: str = flag(REQUIRED, "folder to write: shards, manifests, tokenizer, data_config.json")
     data_config: str = flag("", 'JSON list of {"name", "weight", "lines"}; empty: every training file')
-    max_tokens_per_text: int = flag(512, "tokens of a text that are stored; a longer text is counted as truncated")
-    records_per_shard: int = flag(1_000_000, "examples of one shard file")
-    max_bad_share: float = flag(0.01, "share of bad lines above which a file is an error")
+    max_tokens_per_text: int = flag(
+        512, "tokens of a text that are stored; a longer text is counted as truncated", minimum=1, maximum=65535)
+    records_per_shard: int = flag(1_000_000, "examples of one shard file", minimum=1)
+    max_bad_share: float = flag(0.01, "share of bad lines above which a file is an error", minimum=0, maximum=1)
     tsv: Literal["texts", "parallel"] = flag(
         "texts", "what the columns of .tsv files are: a pair or triplet of texts, or a text and its translations")
     tsv_header: bool = flag(False, "the first line of each .tsv file is a header")
     query_prompt: str = flag("", 'put before each query, the first text of an example, as in "query: "')
     document_prompt: str = flag("", 'put before each positive and negative, as in "passage: "')
-    workers: int = flag(0, "tokenising processes; 0: one for each core")
+    workers: int = flag(0, "tokenising processes; 0: one for each core", minimum=0)
 
 
 def prepare(config: PrepareConfig) -> None:

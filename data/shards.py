@@ -149,17 +149,6 @@ def checksum(path: Path) -> str:
     return f"{crc:08x}"
 
 
-def write_json(path: Path, value) -> None:
-    """Writes a JSON file whole or not at all: a temporary name, flushed to the disk, then a rename."""
-    temporary = path.with_name(path.name + ".partial")
-    with open(temporary, "w") as file:
-        json.dump(value, file, indent=1, ensure_ascii=False)
-        file.write("\n")
-        file.flush()
-        os.fsync(file.fileno())
-    os.replace(temporary, path)
-
-
 def read_manifest(data_dir: str | Path) -> dict:
     """DATA_DIR/manifest.json: {"format", "tokenizer": {"fingerprint", "vocab_size"}, "datasets": [...], "prompts"?}."""
     path = Path(data_dir) / "manifest.json"

@@ -4,7 +4,7 @@
     DATA_DIR/<dataset>/teacher-<fingerprint>/00000-of-00004.arrayrecord   as many shards as the dataset has
 
 Record i belongs to example i of the dataset, and shards have as many records as the dataset's. `main.py teach` writes
-them (training/teach.py). A teacher has a tokenizer of its own, so it is shown the source text, read again as prepare
+them (inference/teach.py). A teacher has a tokenizer of its own, so it is shown the source text, read again as prepare
 read it, without prepare's prompts; each example's text ids are compared with those of the dataset when they are
 written, and with those of the texts drawn when they are read. When prepare writes a dataset anew, its embeddings go
 with the old one. The fingerprint is a hash of the teacher's configuration, parameters and tokenizer. Embeddings are
@@ -30,6 +30,7 @@ from typing import Literal, NamedTuple
 import numpy as np
 
 from data.drawing import NO_TEXT, gather_values
+from data.files import write_json
 from data.formats import SourceFile
 from data.shards import (
     DatasetReader,
@@ -40,7 +41,6 @@ from data.shards import (
     read_manifest,
     text_id,
     verify_shard,
-    write_json,
 )
 from data.tokenizer import TextTokenizer
 from data.writer import ShardWriter, blocks_of, named_write_errors, new_partial, parse_block, replace_folder

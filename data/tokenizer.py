@@ -15,6 +15,8 @@ from pathlib import Path
 import numpy as np
 from tokenizers import AddedToken, Tokenizer, decoders, models, normalizers, pre_tokenizers, processors
 
+from data.files import hub_snapshot
+
 # Characters of a text that are tokenised. No model here reads more than 512 tokens, so the cap changes nothing that is
 # trained on, and a text of 1 MB costs what one of 100 kB does.
 MAX_TEXT_CHARACTERS = 100_000
@@ -122,18 +124,9 @@ def load_tokenizer(source: str | Path) -> TextTokenizer:
 
 
 def _download(name: str) -> Path:
-    """The tokenizer files of a hub id ("organisation/name" or "name")."""
-    if name.startswith((".", "/", "~")) or name.count("/") > 1:
+    if name.startswith((".", "/")) or name.count("/") > 1:
         raise ValueError(f"no tokenizer at {name}: there is no such folder or file, and it is no hub id")
-    import huggingface_hub  # only a hub id needs it
-
-    try:
-        return Path(huggingface_hub.snapshot_download(name, allow_patterns=_HUB_PATTERNS))
-    except Exception as error:  # of the hub's many errors each means the same here
-        raise ValueError(
-            f"no tokenizer {name!r}: there is no such folder, and the hub answers {type(error).__name__}: "
-            f"{str(error).strip().splitlines()[0]}"
-        ) from error
+    return hub_snapshot(name, _HUB_PATTERNS)
 
 
 def _tokenizer_folder(folder: Path) -> Path:

@@ -14,14 +14,13 @@ The word pieces are those of the truncated text, and special tokens stay. What i
 stream of random words, one a word piece, whoever computes it and however the texts are packed.
 """
 
-from typing import Literal
 
 import numpy as np
 
 from data.drawing import RaggedTexts, ragged_arange
 from data.mixture import random_words
+from data.settings import Views
 
-Views = Literal["given", "single", "identical", "word_dropout", "crop"]
 TEXTS_PER_EXAMPLE = {"single": 1, "identical": 2, "word_dropout": 2, "crop": 2}
 
 

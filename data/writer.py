@@ -18,6 +18,7 @@ from typing import NamedTuple
 import numpy as np
 from array_record.python.array_record_module import ArrayRecordReader
 
+from data.files import write_json
 from data.formats import NO_PROMPTS, BadLine, Prompts, RawExample, SourceFile, parse_line, split_lines
 from data.shards import (
     FORMAT_VERSION,
@@ -29,7 +30,6 @@ from data.shards import (
     shard_name,
     text_id,
     token_dtype,
-    write_json,
 )
 from data.tokenizer import TextTokenizer, load_tokenizer
 

@@ -10,8 +10,8 @@ import numpy as np
 from jax.experimental import multihost_utils
 
 from data.formats import Prompts
-from model.inference import Encoder
-from model.modules import retrieval_prompts
+from inference.encoder import Encoder
+from model.files.modules import retrieval_prompts
 
 
 class Embedder:

@@ -18,9 +18,9 @@ from typing import TYPE_CHECKING, Literal
 
 from absl import logging
 
-from evaluation import heldout, reranking, retrieval, sts, transfer, translation
 from evaluation.results import Scored, check_output, print_table, write_results
 from evaluation.task import MissingData, Result, Scores, Task
+from evaluation.tasks import heldout, reranking, retrieval, sts, transfer, translation
 from flags import REQUIRED, flag
 
 if TYPE_CHECKING:
@@ -55,8 +55,8 @@ class EvaluateConfig:
     output: str = flag("", "results.json to write: a list of {task, split, metric, value, n, model, code, seconds}")
     dtype: Literal["float32", "bfloat16"] = flag("float32", "dtype of activations and matrix products")
     coordinator_address: str = flag("", "host:port of process 0, or auto on a pod; empty: one process")
-    num_processes: int = flag(1, "processes of the run, with an explicit --coordinator_address")
-    process_id: int = flag(0, "this process's number, with an explicit --coordinator_address")
+    num_processes: int = flag(1, "processes of the run, with an explicit --coordinator_address", minimum=1)
+    process_id: int = flag(0, "this process's number, with an explicit --coordinator_address", minimum=0)
 
 
 def read_tasks(config: EvaluateConfig) -> list[Task]:
@@ -128,7 +128,7 @@ def evaluate(config: EvaluateConfig) -> None:
     import jax  # only once the flags make sense
 
     from evaluation.embedder import Embedder
-    from model.inference import Encoder
+    from inference.encoder import Encoder
     from sharding.mesh import initialize_processes
 
     initialize_processes(config.coordinator_address, config.num_processes, config.process_id)

@@ -9,9 +9,9 @@ from typing import TYPE_CHECKING, NamedTuple
 
 import numpy as np
 
-from evaluation.embedding import unit_length
+from data.files import new_file
 from evaluation.task import Result, Scores
-from model.folders import new_file
+from inference.embedding import unit_length
 
 if TYPE_CHECKING:
     from evaluation.embedder import Embedder

@@ -22,6 +22,9 @@ os.environ["HF_HUB_OFFLINE"] = "1"
 import jax  # noqa: E402
 import pytest  # noqa: E402
 
+from tests.peer_models import peer_models  # noqa: E402, F401
+from tests.tiny_run import tiny_data, tiny_flags, tiny_model  # noqa: E402, F401
+
 jax.config.update("jax_numpy_rank_promotion", "raise")
 
 REPOSITORY = pathlib.Path(__file__).resolve().parent.parent

@@ -12,7 +12,7 @@ import pytest
 
 from tests.kernels import oracle, test_contrastive, test_queue_kl, test_summed
 from tests.training.test_key_exchange import loss_and_gradients
-from training.losses import KeyExchange
+from training.objectives.contrastive import KeyExchange
 
 FIRST_SEED = int(os.environ.get("ALLPAIRS_FUZZ_SEED", 0))
 

@@ -9,15 +9,14 @@ import pytest
 from tests.conftest import REPOSITORY
 
 PARSE = """
-import dataclasses, json, sys
-from absl import flags
-from flags import config_from_flags, define_flags
-from training.config import DistillConfig, TrainConfig
+import json, sys
+from flags import define_flags, parse_flags, values_of
+from training.settings import DistillConfig, TrainConfig
 config_type = {"train": TrainConfig, "distill": DistillConfig}[sys.argv[2]]
 define_flags(config_type)
-flags.FLAGS(["main.py", "--init=student", "--teacher=teacher"][:2 + (sys.argv[2] == "distill")]
-            + ["--flagfile=" + sys.argv[1], "--data_dir=d", "--workdir=w"])
-print(json.dumps(dataclasses.asdict(config_from_flags(config_type))))
+arguments = ["main.py", "--init=student", "--teacher=teacher", "--flagfile=" + sys.argv[1], "--data_dir=d",
+             "--workdir=w"]
+print(json.dumps(values_of(parse_flags(config_type, arguments)[0])))
 """
 PUBLISHED = {
     "global_batch_size": 1024, "max_length": 128, "learning_rate": 2e-5, "warmup_steps": 500, "schedule": "linear",

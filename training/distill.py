@@ -6,8 +6,8 @@ The teacher's embeddings are read from beside the data, where `python main.py te
 in each step, which takes a teacher with the student's tokenizer.
 """
 
-from training.config import DistillConfig
-from training.train import train
+from training.loop import train
+from training.settings import DistillConfig
 
 
 def distill(config: DistillConfig) -> int:

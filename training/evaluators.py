@@ -11,13 +11,13 @@ from typing import NamedTuple
 import numpy as np
 
 from data.formats import Prompts
-from evaluation.bootstrap import bootstrap_mrr, bootstrap_spearman
-from evaluation.embedding import EncodeFunction
-from evaluation.heldout import evaluate_pairs, read_pairs
-from evaluation.sts import evaluate_sts, read_sts
-from evaluation.translation import evaluate_translations, read_parallel
-from model.inference import read_lines
-from training.config import DistillConfig, TrainConfig
+from evaluation.measures.bootstrap import bootstrap_mrr, bootstrap_spearman
+from evaluation.tasks.heldout import evaluate_pairs, read_pairs
+from evaluation.tasks.sts import evaluate_sts, read_sts
+from evaluation.tasks.translation import evaluate_translations, read_parallel
+from inference.embed import read_lines
+from inference.embedding import EncodeFunction
+from training.settings import EvaluationSettings
 
 # The first of them that is measured selects the exported model.
 SELECTED = ("sts_spearman", "heldout_mrr@10", "translation_accuracy", "teacher_mse")
@@ -34,22 +34,22 @@ TargetFunction = Callable[[list[str]], np.ndarray]  # n texts -> [n, d], what th
 
 
 def make_evaluator(
-    config: TrainConfig, prompts: Prompts
+    settings: EvaluationSettings, prompts: Prompts, has_teacher: bool = False
 ) -> Callable[[EncodeFunction, TargetFunction | None], Evaluation]:
     """Reads the evaluation files that the flags name, once. Raises ValueError for a --select that is not measured."""
-    sts_pairs = read_sts(config.eval_sts, config.eval_split) if config.eval_sts else []
-    heldout = read_pairs(config.eval_pairs) if config.eval_pairs else []
-    taught, parallel = [], None
-    if isinstance(config, DistillConfig):
-        taught = read_lines(config.eval_teacher) if config.eval_teacher else []
-        parallel = read_parallel(config.eval_parallel) if config.eval_parallel else None
+    sts_pairs = read_sts(settings.eval_sts, settings.eval_split) if settings.eval_sts else []
+    heldout = read_pairs(settings.eval_pairs) if settings.eval_pairs else []
+    taught = read_lines(settings.eval_teacher) if settings.eval_teacher else []
+    parallel = read_parallel(settings.eval_parallel) if settings.eval_parallel else None
+    if taught and not has_teacher:
+        raise ValueError(f"--eval_teacher={settings.eval_teacher} compares with a teacher: give --teacher=MODEL")
     measured = [name for name, is_there in zip(SELECTED, (sts_pairs, heldout, parallel, taught)) if is_there]
-    if config.select and config.select not in measured:
-        raise ValueError(f"--select={config.select} is not measured: the evaluation flags give "
+    if settings.select and settings.select not in measured:
+        raise ValueError(f"--select={settings.select} is not measured: the evaluation flags give "
                          f"{', '.join(measured) or 'nothing'}")
-    if config.patience_epochs and not measured:
-        raise ValueError(f"--patience_epochs={config.patience_epochs} needs a score: give --eval_sts, for one")
-    selecting = config.select or next(iter(measured), None)
+    if settings.patience_epochs and not measured:
+        raise ValueError(f"--patience_epochs={settings.patience_epochs} needs a score: give --eval_sts, for one")
+    selecting = settings.select or next(iter(measured), None)
 
     def evaluate(encode: EncodeFunction, targets: TargetFunction | None) -> Evaluation:
         scores, details = {}, {}

@@ -17,7 +17,7 @@ from jax.sharding import Mesh, NamedSharding, PartitionSpec
 from data.loader import Batch, batch_with_rows
 from data.packing import row_rung
 from sharding.mesh import shard_blocks
-from training.objective import StepBatch
+from training.objectives.objective import StepBatch
 
 
 class Fed(NamedTuple):

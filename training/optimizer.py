@@ -1,16 +1,18 @@
 """AdamW with linear warm-up, clipping by global norm and no decay on biases and norms (optax)."""
 
-from typing import Any, Literal
+from typing import Any
 
 import jax
 import jax.numpy as jnp
 import optax
 
-Schedule = Literal["linear", "cosine", "constant"]
+from training.settings import OptimizerSettings
 
 
-def learning_rate_schedule(kind: Schedule, peak: float, warmup_steps: int, num_steps: int) -> optax.Schedule:
-    """Learning rate at step s (from 0): rises linearly to `peak` at `warmup_steps`, then decays to 0 at `num_steps`."""
+def learning_rate_schedule(settings: OptimizerSettings) -> optax.Schedule:
+    """Learning rate at step s (from 0): rises linearly until `warmup_steps`, then decays to 0 at `num_steps`."""
+    kind, peak = settings.schedule, settings.learning_rate
+    warmup_steps, num_steps = settings.warmup_steps, settings.num_steps
     if warmup_steps >= num_steps and kind != "constant":
         raise ValueError(f"warmup_steps={warmup_steps} leaves nothing of num_steps={num_steps} to decay over")
     decay_steps = num_steps - warmup_steps
@@ -30,22 +32,19 @@ def decays(path: tuple, _: Any) -> bool:
     return not (name.endswith("bias") or name.endswith("scale"))
 
 
-def make_optimizer(
-    schedule: optax.Schedule, *, b1: float, b2: float, epsilon: float, weight_decay: float, clip_norm: float,
-    bias_correction: bool = True,
-) -> optax.GradientTransformation:
+def make_optimizer(settings: OptimizerSettings, schedule: optax.Schedule) -> optax.GradientTransformation:
     """AdamW: p <- p - rate (m' / (sqrt(v') + epsilon) + weight_decay p) (Loshchilov & Hutter 2019, 1711.05101).
 
     m' = m / (1 - b1^t) and v' = v / (1 - b2^t), or m and v themselves without bias correction, as BERT was trained and
     SCT is. clip_norm = 0 turns clipping by the global norm off.
     """
-    adam = optax.scale_by_adam(b1, b2, epsilon) if bias_correction else scale_by_uncorrected_adam(b1, b2, epsilon)
+    scale_by_adam = optax.scale_by_adam if settings.adam_bias_correction else scale_by_uncorrected_adam
     adamw = optax.chain(
-        adam,
-        optax.add_decayed_weights(weight_decay, lambda tree: jax.tree_util.tree_map_with_path(decays, tree)),
+        scale_by_adam(settings.adam_b1, settings.adam_b2, settings.adam_epsilon),
+        optax.add_decayed_weights(settings.weight_decay, lambda tree: jax.tree_util.tree_map_with_path(decays, tree)),
         optax.scale_by_learning_rate(schedule),
     )
-    return optax.chain(optax.clip_by_global_norm(clip_norm), adamw) if clip_norm else adamw
+    return optax.chain(optax.clip_by_global_norm(settings.clip_norm), adamw) if settings.clip_norm else adamw
 
 
 def scale_by_uncorrected_adam(b1: float, b2: float, epsilon: float) -> optax.GradientTransformation:

@@ -11,9 +11,9 @@ import jax
 import numpy as np
 import tqdm
 
-from training.config import TrainConfig
 from training.feed import Fed
 from training.metrics import MetricsWriter
+from training.settings import TrainConfig, is_due
 
 
 class Reporter:
@@ -23,8 +23,9 @@ class Reporter:
         self._config, self._writer = config, None  # only process 0 writes
         if jax.process_index() == 0:
             kept = -1 if resumed_step is None else resumed_step
-            self._writer = MetricsWriter(pathlib.Path(config.workdir), kept, config.tensorboard)
-        self._bar = tqdm.tqdm(total=config.num_steps, initial=resumed_step or 0, unit="step", mininterval=0.5,
+            self._writer = MetricsWriter(pathlib.Path(config.run.workdir), kept, config.run.tensorboard)
+        self._num_steps = config.optimizer.num_steps
+        self._bar = tqdm.tqdm(total=self._num_steps, initial=resumed_step or 0, unit="step", mininterval=0.5,
                               disable=self._writer is None, dynamic_ncols=True)
         self._start_window()
 
@@ -45,12 +46,12 @@ class Reporter:
         for name in ("texts", "real_tokens", "row_tokens", "truncated_texts"):
             self._totals[name] += getattr(statistics, name)
         self._bar.update()
-        if step % self._config.log_every == 0 or step == self._config.num_steps:
+        if is_due(step, self._config.run.log_every) or step == self._num_steps:
             self._log(step, values)
 
     def _log(self, step: int, values: dict[str, float]) -> None:
         seconds, totals = time.perf_counter() - self._started, self._totals
-        pairs_per_second = self._steps * self._config.global_batch_size / seconds
+        pairs_per_second = self._steps * self._config.batch.global_batch_size / seconds
         if self._writer is not None:
             self._writer.write(step, values | {
                 "pairs_per_second": round(pairs_per_second, 2),
@@ -63,7 +64,8 @@ class Reporter:
         self._start_window()
 
     def _stop(self, step: int, fed: Fed, values: dict[str, float]) -> None:
-        path = pathlib.Path(self._config.workdir) / f"nonfinite-step-{step:07d}-process-{jax.process_index()}.npz"
+        name = f"nonfinite-step-{step:07d}-process-{jax.process_index()}.npz"
+        path = pathlib.Path(self._config.run.workdir, name)
         np.savez_compressed(path, **fed.host.packed._asdict(), datasets=json.dumps(fed.host.statistics.datasets))
         names = ", ".join(f"{name} ({count})" for name, count in fed.host.statistics.datasets)
         raise FloatingPointError(

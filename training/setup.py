@@ -15,24 +15,26 @@ import numpy as np
 
 from data.loader import LoaderConfig, make_loader
 from data.mixture import read_data_config
+from data.settings import DataSettings
 from data.shards import read_manifest
 from data.tokenizer import TextTokenizer, load_tokenizer
-from evaluation.embedding import unit_length
+from flags import settings_of, with_values
+from inference.embedding import unit_length
 from model.config import DenseConfig, ModelConfig
-from model.modules import retrieval_prompts
+from model.files.modules import retrieval_prompts
+from model.files.weights import load_model, read_config_only
 from model.parameters import Tree, declare, initialize
-from model.weights import load_model, read_config_only
 from sharding.mesh import check_divides, local_blocks, replicate
 from training.checkpoint import Checkpointer, Progress, has_checkpoint
-from training.config import DistillConfig, TrainConfig
-from training.distillation import mse_objective
 from training.evaluators import Evaluation, make_evaluator
 from training.feed import Feed
-from training.losses import contrastive_objective
-from training.objective import Objective, add_objectives
+from training.objectives.contrastive import contrastive_objective
+from training.objectives.mse import mse_objective
+from training.objectives.objective import Objective, add_objectives
+from training.objectives.sct import QueueOptions, sct_objective, teacher_objective
 from training.optimizer import learning_rate_schedule, make_optimizer
 from training.reporter import Reporter
-from training.sct import QueueOptions, sct_objective, teacher_objective
+from training.settings import TAUGHT, ModelSettings, TrainConfig
 from training.step import TrainState, initial_state, make_loss_and_gradient, make_train_step, state_shardings
 from training.teacher import Teacher, fit_projection, set_up_teacher
 
@@ -55,7 +57,7 @@ class Run(NamedTuple):
 
     @property
     def workdir(self) -> pathlib.Path:
-        return pathlib.Path(self.config.workdir)
+        return pathlib.Path(self.config.run.workdir)
 
     def teacher_targets(self, state: TrainState) -> Callable[[list[str]], np.ndarray] | None:
         """texts -> what the mean squared error asks the student to give for them [n, d]."""
@@ -65,7 +67,7 @@ class Run(NamedTuple):
 
         def targets(texts: list[str]) -> np.ndarray:
             embeddings = self.teacher.encode(texts)
-            if self.config.normalize_teacher:
+            if self.config.teacher.normalize_teacher:
                 embeddings = unit_length(embeddings)
             return embeddings if projection is None else embeddings @ np.asarray(projection.addressable_data(0))
 
@@ -74,15 +76,18 @@ class Run(NamedTuple):
 
 def check_flags(config: TrainConfig, mesh: jax.sharding.Mesh) -> None:
     """Raises ValueError on flags that do not fit each other, the devices or what is installed."""
-    check_divides(config.packing_blocks, "packing_blocks", mesh.size, "the number of devices")
-    if config.encode_blocks:
-        check_divides(config.packing_blocks // mesh.size, "packing blocks of a device", config.encode_blocks,
+    batch, objective = config.batch, config.objective.objective
+    check_divides(batch.packing_blocks, "packing_blocks", mesh.size, "the number of devices")
+    if batch.encode_blocks:
+        check_divides(batch.packing_blocks // mesh.size, "packing blocks of a device", batch.encode_blocks,
                       "encode_blocks")
-    check_divides(config.global_batch_size, "global_batch_size", config.packing_blocks, "packing_blocks")
-    if config.views == "single" and config.objective != "mse":
-        raise ValueError(f"--views=single gives one text an example, --objective={config.objective} compares two")
-    check_extra(config.plot, "--plot", "matplotlib", "plot")
-    check_extra(config.tensorboard, "--tensorboard", "tensorboardX", "tensorboard")
+    check_divides(batch.global_batch_size, "global_batch_size", batch.packing_blocks, "packing_blocks")
+    if config.data.views == "single" and objective != "mse":
+        raise ValueError(f"--views=single gives one text an example, --objective={objective} compares two")
+    if objective in TAUGHT and not config.teacher.teacher:
+        raise ValueError(f"--objective={objective} learns from a teacher: give --teacher=MODEL")
+    check_extra(config.run.plot, "--plot", "matplotlib", "plot")
+    check_extra(config.run.tensorboard, "--tensorboard", "tensorboardX", "tensorboard")
 
 
 def check_extra(wanted: bool, flag_name: str, package: str, extra: str) -> None:
@@ -91,89 +96,88 @@ def check_extra(wanted: bool, flag_name: str, package: str, extra: str) -> None:
         raise ValueError(f"{flag_name} needs {package}: pip install -e '.[{extra}]'")
 
 
-def starting_point(config: TrainConfig):
-    """(model, float32 parameters, tokenizer folder) that --init and the flags ask for."""
-    if config.random_init:
-        model, tokenizer_folder = read_config_only(config.init)
-        parameters = initialize(declare(model), jax.random.key(config.seed))
+def starting_point(settings: ModelSettings, longest_text: int, seed: int):
+    """(model, float32 parameters, tokenizer folder) that --init and the model's flags ask for.
+
+    Raises ValueError if the position table is shorter than `longest_text`, the tokens of a text in training.
+    """
+    if settings.random_init:
+        model, tokenizer_folder = read_config_only(settings.init)
+        parameters = initialize(declare(model), jax.random.key(seed))
     else:
-        model, parameters, tokenizer_folder, _ = load_model(config.init)
-    if config.keep_layers:
-        model, parameters = keep_layers(model, parameters, config.keep_layers)
-    if config.dense:
-        head = DenseConfig(model.embedding_size, config.dense, bias=True, activation="tanh")
+        model, parameters, tokenizer_folder, _ = load_model(settings.init)
+    if settings.keep_layers:
+        model, parameters = keep_layers(model, parameters, settings.keep_layers)
+    if settings.dense:
+        head = DenseConfig(model.embedding_size, settings.dense, bias=True, activation="tanh")
         model = dataclasses.replace(model, dense=(*model.dense, head))
         name = f"dense_{len(model.dense) - 1}"
-        parameters = parameters | initialize({name: declare(model)[name]}, jax.random.key(config.seed))
-    model = dataclasses.replace(
-        model, pooling=config.pooling or model.pooling, normalize=config.normalize, max_length=config.encode_length
-    )
-    if config.max_length > model.encoder.max_positions:
-        raise ValueError(f"max_length={config.max_length} is above the position table's {model.encoder.max_positions}")
+        parameters = parameters | initialize({name: declare(model)[name]}, jax.random.key(seed))
+    model = dataclasses.replace(model, pooling=settings.pooling or model.pooling, normalize=settings.normalize,
+                                max_length=settings.encode_length)
+    if longest_text > model.encoder.max_positions:
+        raise ValueError(f"max_length={longest_text} is above the position table's {model.encoder.max_positions}")
     return model, parameters, tokenizer_folder
 
 
-def keep_layers(model: ModelConfig, parameters: Tree, kept: tuple[str, ...]) -> tuple[ModelConfig, Tree]:
-    """The model with some of its layers alone, in the order given."""
+def keep_layers(model: ModelConfig, parameters: Tree, kept: tuple[int, ...]) -> tuple[ModelConfig, Tree]:
+    """The model with only the layers that are kept, in the order given."""
     count = model.encoder.num_layers
-    if not all(number.isdecimal() and int(number) < count for number in kept):
-        raise ValueError(f"--keep_layers={','.join(kept)}: --init has the layers 0 to {count - 1}")
-    rows = np.array([int(number) for number in kept])
-    model = dataclasses.replace(model, encoder=dataclasses.replace(model.encoder, num_layers=len(rows)))
+    if max(kept) >= count:
+        raise ValueError(f"--keep_layers={','.join(map(str, kept))}: --init has the layers 0 to {count - 1}")
+    model = dataclasses.replace(model, encoder=dataclasses.replace(model.encoder, num_layers=len(kept)))
+    rows = np.array(kept)
     return model, parameters | {"layers": {name: leaf[rows] for name, leaf in parameters["layers"].items()}}
 
 
 def with_run_lengths(config: TrainConfig, num_examples: int) -> TrainConfig:
     """num_steps and warmup_steps as --num_epochs and --warmup_share ask for."""
-    num_steps, warmup_steps = config.num_steps, config.warmup_steps
-    if config.num_epochs:
-        num_steps = math.ceil(config.num_epochs * num_examples / config.global_batch_size)
-    if config.warmup_share:
-        warmup_steps = round(config.warmup_share * num_steps)
-    return dataclasses.replace(config, num_steps=num_steps, warmup_steps=warmup_steps)
+    num_steps, warmup_steps = config.optimizer.num_steps, config.optimizer.warmup_steps
+    if config.optimizer.num_epochs:
+        num_steps = math.ceil(config.optimizer.num_epochs * num_examples / config.batch.global_batch_size)
+    if config.optimizer.warmup_share:
+        warmup_steps = round(config.optimizer.warmup_share * num_steps)
+    return with_values(config, num_steps=num_steps, warmup_steps=warmup_steps)
 
 
-def data_weights(config: TrainConfig) -> dict[str, int]:
-    return read_data_config(config.data_config or pathlib.Path(config.data_dir, "data_config.json"))
+def data_weights(data: DataSettings) -> dict[str, int]:
+    return read_data_config(data.data_config or pathlib.Path(data.data_dir, "data_config.json"))
 
 
 def set_up(config: TrainConfig, mesh) -> tuple[Run, TrainState, Progress]:
     """Loads model, data and the last checkpoint, if there is one."""
-    workdir = pathlib.Path(config.workdir)
+    workdir, seed, data_dir = pathlib.Path(config.run.workdir), config.run.seed, config.data.data_dir
     workdir.mkdir(parents=True, exist_ok=True)
-    model, parameters, tokenizer_folder = starting_point(config)
+    model, parameters, tokenizer_folder = starting_point(config.model, config.batch.max_length, seed)
     tokenizer = load_tokenizer(tokenizer_folder)
-    datasets, manifest = data_weights(config), read_manifest(config.data_dir)
+    datasets, manifest = data_weights(config.data), read_manifest(data_dir)
     model = dataclasses.replace(model, prompts=tuple(manifest.get("prompts", {}).items()))  # its data's, not --init's
     num_examples = sum(entry["examples"] for entry in manifest["datasets"] if entry["name"] in datasets)
     config = with_run_lengths(config, num_examples)
-    teacher = set_up_teacher(config, mesh, tokenizer, datasets) if isinstance(config, DistillConfig) else None
+    teacher = set_up_teacher(config, mesh, tokenizer, datasets) if config.teacher.teacher else None
     loader = iter(make_loader(
-        loader_config(config, teacher), local_blocks(mesh, config.packing_blocks),
-        tokenizer_fingerprint=tokenizer.fingerprint,
+        LoaderConfig(config.data, config.batch, seed, teacher.fingerprint if teacher and teacher.stored else ""),
+        local_blocks(mesh, config.batch.packing_blocks), tokenizer_fingerprint=tokenizer.fingerprint,
     ))
     first_batch = loader.get_state()
-    evaluator = make_evaluator(config, retrieval_prompts(model))
-    schedule = learning_rate_schedule(config.schedule, config.learning_rate, config.warmup_steps, config.num_steps)
-    optimizer = make_optimizer(
-        schedule, b1=config.adam_b1, b2=config.adam_b2, epsilon=config.adam_epsilon,
-        weight_decay=config.weight_decay, clip_norm=config.clip_norm, bias_correction=config.adam_bias_correction,
-    )
-    checkpoint_dir = config.checkpoint_dir or workdir / "checkpoints"
-    resumes, projection = has_checkpoint(checkpoint_dir), None
-    if getattr(config, "teacher_pca", 0):
-        # A checkpoint has the axes; only their shape is needed then.
-        projection = np.zeros((teacher.width, config.teacher_pca), np.float32) if resumes else fit_projection(
-            config, teacher, Feed(loader, mesh, config.row_rungs), num_examples, mesh)
+    evaluator = make_evaluator(config.evaluation, retrieval_prompts(model), has_teacher=teacher is not None)
+    schedule = learning_rate_schedule(config.optimizer)
+    optimizer = make_optimizer(config.optimizer, schedule)
+    checkpoint_dir = config.run.checkpoint_dir or workdir / "checkpoints"
+    resumes, projection, axes = has_checkpoint(checkpoint_dir), None, config.teacher.teacher_pca
+    if axes:  # a checkpoint has them; only their shape is needed then
+        projection = np.zeros((teacher.width, axes), np.float32) if resumes else fit_projection(
+            config, teacher, Feed(loader, mesh, config.batch.row_rungs), num_examples, mesh)
     objective = make_objective(config, model, teacher, projection)
-    parameters = parameters | initialize(objective.parameters, jax.random.key(config.seed))
+    parameters = parameters | initialize(objective.parameters, jax.random.key(seed))
     state = jax.jit(
         functools.partial(initial_state, optimizer=optimizer, objective=objective),
         out_shardings=state_shardings(objective, mesh),
     )(replicate(parameters, mesh))
     progress = Progress(loader_state=first_batch, best_score=None, best_step=None)
     # Last, as the threads of its manager print a traceback where Python ends just after they started.
-    checkpoints = Checkpointer(checkpoint_dir, identity(config, model, tokenizer, teacher), config.keep_checkpoints)
+    checkpoints = Checkpointer(
+        checkpoint_dir, identity(config, model, tokenizer, teacher), config.run.keep_checkpoints)
     try:
         if resumes:
             state, progress = checkpoints.restore(state)
@@ -187,60 +191,53 @@ def set_up(config: TrainConfig, mesh) -> tuple[Run, TrainState, Progress]:
     def train_step(texts_per_example: int):
         loss_and_gradient = make_loss_and_gradient(
             model, mesh, objective, texts_per_example=texts_per_example,
-            dropout_seed=config.seed if config.dropout else None, dtype=jnp.dtype(config.dtype), remat=config.remat,
-            attention_implementation=config.attention, encode_blocks=config.encode_blocks,
+            dropout_seed=seed if config.model.dropout else None, dtype=jnp.dtype(config.model.dtype),
+            remat=config.batch.remat, attention_implementation=config.model.attention,
+            encode_blocks=config.batch.encode_blocks,
         )
         return make_train_step(loss_and_gradient, optimizer, schedule, mesh, objective)
 
-    patience = config.patience_epochs * num_examples / config.global_batch_size or math.inf
+    patience = config.evaluation.patience_epochs * num_examples / config.batch.global_batch_size or math.inf
     run = Run(config, mesh, model, tokenizer, tokenizer_folder, loader, teacher, train_step, evaluator, checkpoints,
               reporter, patience)
     return run, state, progress
 
 
-def loader_config(config: TrainConfig, teacher: Teacher | None) -> LoaderConfig:
-    values = dataclasses.asdict(config) | {"teacher": teacher.fingerprint if teacher and teacher.stored else ""}
-    return LoaderConfig(**{field.name: values[field.name] for field in dataclasses.fields(LoaderConfig)})
-
-
 def make_objective(
     config: TrainConfig, model: ModelConfig, teacher: Teacher | None, projection: np.ndarray | None
 ) -> Objective:
-    """What --objective names. Raises ValueError where student, teacher and flags do not fit."""
-    dtype, width, batch_size = jnp.dtype(config.dtype), model.embedding_size, config.global_batch_size
+    """What --objective names. Raises ValueError if student, teacher and flags do not fit."""
+    settings, dtype, batch_size = config.objective, jnp.dtype(config.model.dtype), config.batch.global_batch_size
+    width = model.embedding_size
     queue = QueueOptions(
-        config.queue_size, int(config.num_queues), config.reference_temperature, config.temperature, config.kl_weight,
-        dtype, config.loss_implementation, config.seed,
+        settings.queue_size, int(settings.num_queues), settings.reference_temperature, settings.temperature,
+        settings.kl_weight, dtype, settings.loss_implementation, config.run.seed,
     )
 
     def sct() -> Objective:
-        return sct_objective(width, batch_size, queue, head=config.sct_head, reference=config.reference,
-                             momentum=config.reference_momentum)
+        return sct_objective(width, batch_size, queue, head=settings.sct_head, reference=settings.reference,
+                             momentum=settings.reference_momentum)
 
-    if config.objective == "contrastive":
+    if settings.objective == "contrastive":
         return contrastive_objective(
-            model, scale=config.scale, learn_scale=config.learn_scale, symmetric=config.symmetric,
-            key_exchange=config.key_exchange, dtype=dtype, implementation=config.loss_implementation,
+            model, scale=settings.scale, learn_scale=settings.learn_scale, symmetric=settings.symmetric,
+            key_exchange=config.sharding.key_exchange, dtype=dtype, implementation=settings.loss_implementation,
         )
-    if config.objective == "sct":
+    if settings.objective == "sct":
         return sct()
-    if config.objective == "mse":
-        return mse_objective(width, teacher.width, normalize_teacher=config.normalize_teacher, projection=projection)
-    distilled = teacher_objective(width, teacher.width, batch_size, queue, views_of_one_text=config.views != "given")
-    return add_objectives(sct(), distilled) if config.objective == "sct_cd" else distilled
+    if settings.objective == "mse":
+        return mse_objective(width, teacher.width, normalize_teacher=config.teacher.normalize_teacher,
+                             projection=projection)
+    distilled = teacher_objective(
+        width, teacher.width, batch_size, queue, views_of_one_text=config.data.views != "given")
+    return add_objectives(sct(), distilled) if settings.objective == "sct_cd" else distilled
 
 
 def identity(config: TrainConfig, model: ModelConfig, tokenizer: TextTokenizer, teacher: Teacher | None) -> dict:
     """What must not change between the parts of a run; everything else (rates, intervals) may."""
-    names = ("seed", "mixture", "hard_negatives", "global_batch_size", "packing_blocks", "max_length", "row_length",
-             "row_rungs", "views", "view_rate", "objective", "learn_scale", "queue_size", "num_queues", "sct_head",
-             "reference")
-    values = {name: getattr(config, name) for name in names} | {
+    values = {setting.name: setting.default for setting in settings_of(config) if setting.fixed} | {
         "model": dataclasses.asdict(model), "tokenizer": tokenizer.fingerprint,
-        "data": read_manifest(config.data_dir)["datasets"], "weights": data_weights(config),
+        "data": read_manifest(config.data.data_dir)["datasets"], "weights": data_weights(config.data),
+        "teacher": teacher.fingerprint if teacher else "",
     }
-    if prompts := values["model"].pop("prompts"):  # only where given: older checkpoints know of none
-        values["prompts"] = prompts
-    if teacher is not None:
-        values |= {"teacher": teacher.fingerprint, "teacher_pca": config.teacher_pca}
     return json.loads(json.dumps(values))

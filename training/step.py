@@ -21,8 +21,8 @@ from model.parameters import declare, partition_specs
 from model.pooling import embed
 from sharding.mesh import DATA_AXIS
 from sharding.rules import AxisRules
-from training.grad_cache import encode_in_parts, value_and_grad_in_parts
-from training.objective import Embedded, Objective, StepBatch
+from training.gradient_caching import encode_in_parts, value_and_grad_in_parts
+from training.objectives.objective import Embedded, Objective, StepBatch
 
 REFERENCE_SEED = 0x5C7  # apart from the masks of the encoder in training, whose seed it changes
 
@@ -62,7 +62,7 @@ def make_loss_and_gradient(
 
     Each device encodes its own blocks; the objective compares them with those of all devices. Its loss is a share of
     the global mean, so the one psum of loss, gradient and metric sums at the end makes all exact on any number of
-    devices. encode_blocks says how many of its p blocks a device encodes at a time (grad_cache.py); 0: all.
+    devices. encode_blocks says how many of its p blocks a device encodes at a time (gradient_caching.py); 0: all.
     """
 
     def on_each_device(parameters, memory, batch: StepBatch, step):

@@ -21,11 +21,11 @@ from typing import Literal, NamedTuple
 
 from absl import flags
 
-from flags import REQUIRED, Repeated, config_from_flags, define_flags, flag
-from model.folders import new_file, read_json, write_json
-from training.config import DistillConfig, TrainConfig
+from data.files import new_file, read_json, write_json
+from flags import REQUIRED, Repeated, define_flags, flag, parse_flags, settings_of, values_of, with_values
 from training.evaluators import LOWER_IS_BETTER, SELECTED
 from training.metrics import read_metrics
+from training.settings import DistillConfig, TrainConfig
 
 CONFIGS = {"train": TrainConfig, "distill": DistillConfig}
 SHORT_NAMES = {"lr": "learning_rate"}
@@ -51,7 +51,7 @@ class Run(NamedTuple):
 
     @property
     def workdir(self) -> pathlib.Path:
-        return pathlib.Path(self.config.workdir)
+        return pathlib.Path(self.config.run.workdir)
 
 
 def sweep(config: SweepConfig, arguments: list[str]) -> int:
@@ -105,29 +105,26 @@ def parse_grid(grid: tuple[str, ...], names: set[str]) -> dict[str, list[str]]:
 
 def plan_runs(config: SweepConfig, arguments: list[str]) -> list[Run]:
     """A run for each combination, the last flag's values varying fastest; raises flags.Error if one has wrong flags."""
-    grid = parse_grid(config.grid, {field.name for field in dataclasses.fields(CONFIGS[config.command])})
+    grid = parse_grid(config.grid, {setting.name for setting in settings_of(CONFIGS[config.command])})
     runs: dict[TrainConfig, Run] = {}
     for combination in itertools.product(*grid.values()):
         values = dict(zip(grid, combination))
         name = ",".join(f"{flag_name}={value}" for flag_name, value in values.items()).replace("/", "%2F")
         chosen = [*arguments, *(f"--{flag_name}={value}" for flag_name, value in values.items())]
-        settings = parse_flags(config.command, [*chosen, f"--workdir={config.workdir}"])
+        settings = read_flags(config.command, [*chosen, f"--workdir={config.workdir}"])
         if settings in runs:
             raise flags.Error(f"--grid has one run twice: {runs[settings].name} and {name}")
-        places = {place: f"{getattr(settings, place)}/{name}" for place in PLACES if getattr(settings, place)}
+        places = {place: f"{folder}/{name}" for place in PLACES if (folder := values_of(settings)[place])}
         chosen += [f"--{place}={folder}" for place, folder in places.items()]
-        runs[settings] = Run(name, values, chosen, dataclasses.replace(settings, **places))
+        runs[settings] = Run(name, values, chosen, with_values(settings, **places))
     return list(runs.values())
 
 
-def parse_flags(command: str, arguments: list[str]) -> TrainConfig:
+def read_flags(command: str, arguments: list[str]) -> TrainConfig:
     """The command's configuration, as main.py would read it."""
     flag_values = flags.FlagValues()
     define_flags(CONFIGS[command], flag_values)
-    remaining = flag_values([f"main.py {command}", *arguments])
-    if len(remaining) > 1:
-        raise flags.Error(f"not a flag: {remaining[1]!r}")
-    return config_from_flags(CONFIGS[command], flag_values)
+    return parse_flags(CONFIGS[command], [f"main.py {command}", *arguments], flag_values)[0]
 
 
 def is_finished(run: Run) -> bool:
@@ -152,7 +149,7 @@ def finished_file(run: Run) -> pathlib.Path:
 
 def flags_record(run: Run) -> dict:
     """The run's flags as JSON gives them back, without the places, which may move."""
-    values = json.loads(json.dumps(dataclasses.asdict(run.config)))
+    values = json.loads(json.dumps(values_of(run.config)))
     return {name: value for name, value in values.items() if name not in PLACES}
 
 
@@ -208,7 +205,7 @@ def summary(run: Run, status: str, error: str) -> dict:
     lines = read_metrics(run.workdir)
     losses = [line["loss"] for line in lines if "loss" in line]
     measured = [name for name in SELECTED if any(name in line for line in lines)]
-    selected = run.config.select or next(iter(measured), None)
+    selected = run.config.evaluation.select or next(iter(measured), None)
     evaluations = [line for line in lines if selected in line]
     best = min(evaluations, key=lambda line: rank_value(selected, line[selected]), default={})
     return {

@@ -19,15 +19,15 @@ from jax.sharding import Mesh, PartitionSpec
 from data.shards import read_manifest
 from data.teacher_store import find_teacher
 from data.tokenizer import TextTokenizer, load_tokenizer
-from evaluation.embedding import unit_length
-from model.inference import Encoder
+from inference.embedding import unit_length
+from inference.encoder import Encoder
+from model.files.weights import load_model, model_fingerprint
 from model.pooling import embed
-from model.weights import load_model, model_fingerprint
 from sharding.mesh import DATA_AXIS, replicate
-from training.config import DistillConfig
-from training.distillation import principal_axes
 from training.feed import Fed
-from training.grad_cache import encode_in_parts
+from training.gradient_caching import encode_in_parts
+from training.objectives.mse import principal_axes
+from training.settings import DistillConfig
 
 
 class Teacher(NamedTuple):
@@ -45,39 +45,39 @@ def set_up_teacher(config: DistillConfig, mesh: Mesh, tokenizer: TextTokenizer, 
       ValueError: no stored embeddings, and the teacher has another tokenizer than the data was prepared with, or the
         data has prompts, which a teacher does not read.
     """
-    loaded = load_model(config.teacher)
-    pooling = config.teacher_pooling or loaded.config.pooling
+    loaded = load_model(config.teacher.teacher)
+    pooling = config.teacher.teacher_pooling or loaded.config.pooling
     model = dataclasses.replace(loaded.config, pooling=pooling, normalize=False)
     teachers_tokenizer = load_tokenizer(loaded.tokenizer_folder)
-    encoder = functools.cache(lambda: Encoder(model, loaded.parameters, teachers_tokenizer, dtype=config.dtype))
+    encoder = functools.cache(lambda: Encoder(model, loaded.parameters, teachers_tokenizer, dtype=config.model.dtype))
     fingerprint, reason = model_fingerprint(model, loaded.parameters, teachers_tokenizer), ""
-    if config.teacher_embeddings != "computed":
+    if config.teacher.teacher_embeddings != "computed":
         try:
-            find_teacher(config.data_dir, datasets, fingerprint)
+            find_teacher(config.data.data_dir, datasets, fingerprint)
             logging.info("teacher: embeddings stored beside the data (%s)", fingerprint)
             return Teacher(model.embedding_size, fingerprint, True, lambda fed: fed.batch.targets,
                            lambda texts: encoder().encode(texts))
         except ValueError as error:
-            if config.teacher_embeddings == "stored":
+            if config.teacher.teacher_embeddings == "stored":
                 raise
             reason = f"{error}. Or "
-    prompts = read_manifest(config.data_dir).get("prompts")
+    prompts = read_manifest(config.data.data_dir).get("prompts")
     if prompts or teachers_tokenizer.fingerprint != tokenizer.fingerprint:
         obstacle = f"the data has the prompts {prompts}, which are the student's" if prompts else (
-            f"the teacher {config.teacher} has another tokenizer than the student")
+            f"the teacher {config.teacher.teacher} has another tokenizer than the student")
         raise ValueError(f"{reason}compute them in each step: but {obstacle}: run `main.py teach "
-                         f"--teacher={config.teacher} --data_dir={config.data_dir} --source_dir=DIR`")
-    if config.max_length > model.encoder.max_positions:
-        raise ValueError(f"max_length={config.max_length} is above the teacher's position table's "
+                         f"--teacher={config.teacher.teacher} --data_dir={config.data.data_dir} --source_dir=DIR`")
+    if config.batch.max_length > model.encoder.max_positions:
+        raise ValueError(f"max_length={config.batch.max_length} is above the teacher's position table's "
                          f"{model.encoder.max_positions}")
     logging.info("teacher: computes its embeddings in each step")
     parameters = replicate(loaded.parameters, mesh)
 
     def on_each_device(parameters, packed):
         def encode_part(parameters, part, first_block):
-            return embed(parameters, model, part, dtype=jnp.dtype(config.dtype), first_block=first_block)
+            return embed(parameters, model, part, dtype=jnp.dtype(config.model.dtype), first_block=first_block)
 
-        return encode_in_parts(encode_part, parameters, packed, config.encode_blocks or packed.tokens.shape[0])
+        return encode_in_parts(encode_part, parameters, packed, config.batch.encode_blocks or packed.tokens.shape[0])
 
     run = jax.jit(jax.shard_map(
         on_each_device, mesh=mesh, in_specs=(PartitionSpec(), PartitionSpec(DATA_AXIS)),
@@ -94,17 +94,17 @@ def fit_projection(
 
     Raises ValueError for more axes than the sample or the teacher's embeddings allow.
     """
-    wanted, sample = min(config.pca_sample, num_examples), []
+    wanted, sample = min(config.teacher.pca_sample, num_examples), []
     for fed in feed:
         targets = multihost_utils.process_allgather(teacher.of_batch(fed), tiled=True)
-        firsts = targets[:, : config.global_batch_size // config.packing_blocks]
+        firsts = targets[:, : config.batch.global_batch_size // config.batch.packing_blocks]
         sample.append(firsts.reshape(-1, teacher.width))
         if sum(map(len, sample)) >= wanted:
             break
     sample = np.concatenate(sample)[:wanted]
-    if config.normalize_teacher:
+    if config.teacher.normalize_teacher:
         sample = unit_length(sample)
-    projection, share = principal_axes(sample, config.teacher_pca, mesh)
+    projection, share = principal_axes(sample, config.teacher.teacher_pca, mesh)
     logging.info("teacher_pca=%d: the axes hold %.2f%% of the variance of %d embeddings of %d numbers",
-                 config.teacher_pca, 100 * share, *sample.shape)
+                 config.teacher.teacher_pca, 100 * share, *sample.shape)
     return projection

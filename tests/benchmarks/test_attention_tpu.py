@@ -5,8 +5,8 @@ import importlib.util
 import pytest
 
 from benchmarks import attention_tpu
-from benchmarks.program_counts import hbm_bytes
-from benchmarks.tpu_programs import compile_attention
+from plan.counts import hbm_bytes
+from plan.programs import compile_attention
 
 SMALL = attention_tpu.AttentionBenchmarkConfig(tokens=2048)
 

@@ -9,8 +9,8 @@ from jax.experimental import pallas as pl
 from jax.sharding import NamedSharding, PartitionSpec
 
 from benchmarks import compile_tpu
-from benchmarks.program_counts import collectives, matrix_flops
-from benchmarks.tpu_programs import compile_program, topology_mesh
+from plan.counts import collectives, matrix_flops
+from plan.programs import compile_program, topology_mesh
 from sharding.mesh import DATA_AXIS
 from sharding.ring import ring_scan
 

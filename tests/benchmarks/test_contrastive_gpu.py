@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 
 from benchmarks import contrastive_gpu
-from benchmarks.peer import peer_workers
+from benchmarks.peers.peer import peer_workers
 from tests.conftest import REPOSITORY, with_devices
 
 
@@ -79,5 +79,5 @@ def test_one_device_of_inf_cls_batch():
 def test_inf_cl_says_that_it_needs_a_gpu(peer):
     python = peer("result = sys.executable")  # has torch; no GPU is needed to see that there is none
     message = r"(?s)the Inf-CL process ended with status 1.*CUDA GPU only"
-    with pytest.raises(ValueError, match=message), peer_workers(python, "peer_inf_cl.py", {"Inf-CL": {}}):
+    with pytest.raises(ValueError, match=message), peer_workers(python, "inf_cl.py", {"Inf-CL": {}}):
         pass

@@ -4,8 +4,8 @@ import json
 import pytest
 
 from benchmarks.parallel_text import cut_parallel_text
-from evaluation.sts import StsPair, read_sts
-from evaluation.translation import read_parallel
+from evaluation.tasks.sts import StsPair, read_sts
+from evaluation.tasks.translation import read_parallel
 
 PAIRS = [("A cat.", "A dog.", 1, "train"), ("a cat!", "A bird.", 2.5, "train"), ("A dog.", "A fish.", 3, "train"),
          ("A CAT", "Rain", 4, "dev"), ("Rain", "Snow", 0, "dev"), ("Hail", "Rain", 5, "test")]

@@ -14,7 +14,7 @@ import pytest
 
 from benchmarks import quality_vs_sentence_transformers as quality
 from benchmarks.texts import SPEED_FILES
-from model.inference import Encoder
+from inference.encoder import Encoder
 
 pytestmark = pytest.mark.peer
 REPOSITORY = pathlib.Path(__file__).resolve().parents[2]

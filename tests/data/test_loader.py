@@ -9,8 +9,10 @@ import pytest
 from data.loader import Batch, BatchSource, LoaderConfig, batch_with_rows, make_loader
 from data.packing import PackedTexts, row_rung
 from data.prepare import PrepareConfig, prepare
+from data.settings import BatchSettings, DataSettings
 from data.shards import DatasetReader, text_id
 from data.tokenizer import load_tokenizer
+from flags import with_values
 
 WORDS = [f"word{i}" for i in range(200)]
 
@@ -78,9 +80,15 @@ def config(data_dir, tmp_path):
             entries = [{"name": f"{kind}.jsonl", "weight": weight} for kind, weight in weights.items()]
             (tmp_path / "data_config.json").write_text(json.dumps(entries))
         settings = {"global_batch_size": 32, "packing_blocks": 4, "max_length": 24} | options
-        return LoaderConfig(data_dir=data_dir, data_config=path, **settings)
+        return loader_config(data_dir, data_config=path, **settings)
 
     return make
+
+
+def loader_config(data_dir, **options) -> LoaderConfig:
+    """The loader's settings by their flags' names; one packing block unless they say otherwise."""
+    settings = LoaderConfig(DataSettings(), BatchSettings(packing_blocks=1))
+    return with_values(settings, data_dir=str(data_dir), **options)
 
 
 def batches_of(config, steps, blocks=None):
@@ -274,7 +282,7 @@ def test_tokens_of_a_large_vocabulary(tmp_path):
     numbers = random.integers(60_000, 70_000, (20, 3, 5))
     lines = [[" ".join(f"t{number}" for number in text) for text in triplet] for triplet in numbers]
     folder = prepare_lines(tmp_path / "prepared", {"large.jsonl": lines}, tokenizer)
-    batch = batches_of(LoaderConfig(folder, global_batch_size=20, max_length=32), [0])[0]
+    batch = batches_of(loader_config(folder, global_batch_size=20, max_length=32), [0])[0]
     tokens = {identifier: tokens.tolist() for identifier, tokens in text_slots(batch)[0]}
     expected = {text_id(text): [2, *(number + 4 for number in row.tolist()), 3]
                 for line, rows in zip(lines, numbers) for text, row in zip(line, rows)}
@@ -305,4 +313,4 @@ def test_shards_of_another_tokenizer(config, tokenizer_folder, tmp_path):
     path = tmp_path / "prepared" / "data" / "two.jsonl" / "manifest.json"
     path.write_text(path.read_text().replace(right, "1" * 64))
     with pytest.raises(ValueError, match=f"two.jsonl.*{'1' * 64}.*{right}"):
-        make_loader(LoaderConfig(folder, global_batch_size=4))
+        make_loader(loader_config(folder, global_batch_size=4))

@@ -6,6 +6,7 @@ import random
 import numpy as np
 import pytest
 
+from data.files import write_json
 from data.shards import (
     FORMAT_VERSION,
     Example,
@@ -20,7 +21,6 @@ from data.shards import (
     shard_name,
     text_id,
     token_dtype,
-    write_json,
 )
 
 

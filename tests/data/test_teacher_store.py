@@ -10,7 +10,7 @@ import pytest
 
 import data.writer
 from data.drawing import NO_TEXT
-from data.loader import LoaderConfig, make_loader
+from data.loader import make_loader
 from data.mixture import random_words
 from data.prepare import PrepareConfig, prepare
 from data.shards import open_dataset, text_id
@@ -29,7 +29,15 @@ from data.teacher_store import (
     write_embeddings,
 )
 from data.tokenizer import load_tokenizer
-from tests.data.test_loader import WORDS, batches_of, prepare_lines, random_lines, text_slots, write_tokenizer
+from tests.data.test_loader import (
+    WORDS,
+    batches_of,
+    loader_config,
+    prepare_lines,
+    random_lines,
+    text_slots,
+    write_tokenizer,
+)
 
 WIDTH = 5
 
@@ -82,8 +90,8 @@ def config_of(data_dir, tmp_path, names=None, **options):
     if names:
         path = str(tmp_path / "data_config.json")
         (tmp_path / "data_config.json").write_text(json.dumps([{"name": name, "weight": 1} for name in names]))
-    return LoaderConfig(
-        data_dir, path, **({"global_batch_size": 32, "packing_blocks": 4, "max_length": 24} | options)
+    return loader_config(
+        data_dir, data_config=path, **({"global_batch_size": 32, "packing_blocks": 4, "max_length": 24} | options)
     )
 
 
@@ -124,7 +132,7 @@ def test_targets_are_those_of_the_texts_drawn(data_dir, tmp_path, dtype, hard_ne
         assert batch.targets.dtype == np.float32
         assert np.array_equal(batch.targets, expected)
         shares = [batches_of(settings, [step], blocks)[0].targets
-                  for blocks in np.arange(settings.packing_blocks).reshape(2, -1)]
+                  for blocks in np.arange(settings.batch.packing_blocks).reshape(2, -1)]
         assert np.array_equal(np.concatenate(shares), expected)
     assert batches_of(config_of(data_dir, tmp_path), [0])[0].targets is None
 

@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 
 from data.drawing import RaggedTexts
-from data.loader import LoaderConfig, batch_with_rows, make_loader
+from data.loader import batch_with_rows, make_loader
 from data.mixture import random_words
 from data.packing import row_rung
 from data.shards import text_id
@@ -15,6 +15,7 @@ from tests.data.test_loader import (
     assert_equal,
     batches_of,
     concatenate,
+    loader_config,
     prepare_lines,
     text_slots,
     write_tokenizer,
@@ -106,8 +107,8 @@ def data_dir(tmp_path_factory, tokenizer_folder, texts):
     return prepare_lines(tmp_path_factory.mktemp("prepared"), lines, tokenizer_folder)
 
 
-def loader_config(data_dir, **options):
-    return LoaderConfig(data_dir, **({"global_batch_size": 32, "packing_blocks": 4, "max_length": 24} | options))
+def config_of(data_dir, **options):
+    return loader_config(data_dir, **({"global_batch_size": 32, "packing_blocks": 4, "max_length": 24} | options))
 
 
 @pytest.mark.parametrize("views", ["identical", "word_dropout", "crop"])
@@ -115,7 +116,7 @@ def test_the_loader_shows_two_views_of_the_first_text(data_dir, tokenizer_folder
     tokenizer = load_tokenizer(tokenizer_folder)
     whole = {text_id(text): tokenizer.encode([text])[0][:22].tolist() for text in texts}
     differ = num_tokens = kept = 0
-    for batch in batches_of(loader_config(data_dir, views=views, view_rate=0.25), range(20)):
+    for batch in batches_of(config_of(data_dir, views=views, view_rate=0.25), range(20)):
         assert batch.texts_per_example == 2
         for block in text_slots(batch):
             assert len(block) == 16
@@ -138,21 +139,21 @@ def test_the_loader_shows_two_views_of_the_first_text(data_dir, tokenizer_folder
 def test_single(data_dir, tokenizer_folder, texts):
     tokenizer = load_tokenizer(tokenizer_folder)
     whole = {text_id(text): [2, *tokenizer.encode([text])[0][:22].tolist(), 3] for text in texts}
-    for batch in batches_of(loader_config(data_dir, views="single"), range(3)):
+    for batch in batches_of(config_of(data_dir, views="single"), range(3)):
         assert batch.texts_per_example == 1 and batch.packed.text_ids.shape == (4, 8, 2)
         assert all(tokens.tolist() == whole[identifier] for block in text_slots(batch) for identifier, tokens in block)
 
 
 @pytest.mark.parametrize("views", ["word_dropout", "crop"])
 def test_hosts_and_packing_do_not_change_views(data_dir, views):
-    settings = loader_config(data_dir, views=views, view_rate=0.3)
+    settings = config_of(data_dir, views=views, view_rate=0.3)
     for step in (0, 5):
         whole = batches_of(settings, [step])[0]
         halves = np.arange(settings.packing_blocks).reshape(2, -1)
         shares = [batches_of(settings, [step], half)[0] for half in halves]
         rows = row_rung(max(share.rows_needed for share in shares))
         assert_equal(concatenate([batch_with_rows(share, rows) for share in shares]), whole.packed)
-        other = batches_of(loader_config(data_dir, views=views, view_rate=0.3, packing_blocks=1), [step])[0]
+        other = batches_of(config_of(data_dir, views=views, view_rate=0.3, packing_blocks=1), [step])[0]
 
         def examples(batch):
             """(id, first view, second view) of each example, in any order."""
@@ -167,7 +168,7 @@ def test_hosts_and_packing_do_not_change_views(data_dir, views):
 
 def test_the_seed_and_the_step_decide(data_dir):
     def tokens(seed, step):
-        return batches_of(loader_config(data_dir, views="word_dropout", seed=seed), [step])[0].packed.tokens
+        return batches_of(config_of(data_dir, views="word_dropout", seed=seed), [step])[0].packed.tokens
 
     assert np.array_equal(tokens(0, 3), tokens(0, 3))
     assert not np.array_equal(tokens(0, 3), tokens(0, 4)) and not np.array_equal(tokens(0, 3), tokens(1, 3))
@@ -176,4 +177,4 @@ def test_the_seed_and_the_step_decide(data_dir):
 @pytest.mark.parametrize("rate", [1.0, -0.1, float("nan")])
 def test_bad_rates(data_dir, rate):
     with pytest.raises(ValueError, match=rf"view_rate={rate} is not in \[0, 1\)"):
-        make_loader(loader_config(data_dir, views="crop", view_rate=rate))
+        make_loader(config_of(data_dir, views="crop", view_rate=rate))

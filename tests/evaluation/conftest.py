@@ -8,7 +8,7 @@ import pytest
 
 
 class AngleEncoder:
-    """Stands for model.inference.Encoder. A model's name is the length of its embeddings: "model-3"."""
+    """Stands for inference.encoder.Encoder. A model's name is the length of its embeddings: "model-3"."""
 
     def __init__(self, length: float):
         self.length = length
@@ -39,8 +39,8 @@ def angle_encoder(monkeypatch):
     class Encoder(AngleEncoder):
         pass
 
-    import model.inference
+    import inference.encoder
 
-    monkeypatch.setattr(model.inference, "Encoder", Encoder)
-    monkeypatch.setitem(sys.modules, "model.inference", model.inference)
+    monkeypatch.setattr(inference.encoder, "Encoder", Encoder)
+    monkeypatch.setitem(sys.modules, "inference.encoder", inference.encoder)
     return Encoder

@@ -7,8 +7,8 @@ import pytest
 
 from evaluation.evaluate import EvaluateConfig, evaluate, suite_means
 from evaluation.results import Scored, items_path
-from evaluation.sts import SEVEN
 from evaluation.task import Result, Scores
+from evaluation.tasks.sts import SEVEN
 
 HEADER = "sentence1\tsentence2\tscore\tsplit\tsource\n"
 

@@ -7,8 +7,8 @@ import random
 import jax
 import pytest
 
+from model.files.weights import read_config_only, save_model
 from model.parameters import declare, initialize
-from model.weights import read_config_only, save_model
 from tests.conftest import REPOSITORY
 
 WORDS = ["red", "green", "blue", "small", "large", "cat", "dog", "bird", "fish", "tree", "house", "river", "stone"]

@@ -7,7 +7,7 @@ import jax.numpy as jnp
 import pytest
 
 from benchmarks.attention_tpu import encoder_model
-from benchmarks.tpu_programs import compile_attention, topology_mesh
+from plan.programs import compile_attention, topology_mesh
 
 pytestmark = pytest.mark.skipif(importlib.util.find_spec("libtpu") is None,
                                 reason="no libtpu: pip install the version that jax[tpu] names")

@@ -7,8 +7,8 @@ import jax.numpy as jnp
 import pytest
 from jax.sharding import NamedSharding, PartitionSpec
 
-from benchmarks.tpu_programs import topology_mesh
 from kernels.queue_kl.api import queue_kl
+from plan.programs import topology_mesh
 
 pytestmark = pytest.mark.skipif(importlib.util.find_spec("libtpu") is None,
                                 reason="no libtpu: pip install the version that jax[tpu] names")

@@ -5,7 +5,7 @@ import importlib.util
 import jax.numpy as jnp
 import pytest
 
-from benchmarks.tpu_programs import compile_similarity, topology_mesh
+from plan.programs import compile_similarity, topology_mesh
 
 pytestmark = pytest.mark.skipif(importlib.util.find_spec("libtpu") is None,
                                 reason="no libtpu: pip install the version that jax[tpu] names")

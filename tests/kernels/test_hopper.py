@@ -127,7 +127,7 @@ def test_lowers_for_cuda(sizes, shift):
 @pytest.mark.parametrize("masked", [False, True])
 def test_compiles_for_an_h200(masked):
     """XLA and ptxas compile loss and gradient; beside arguments and results they take a twentieth of the scores."""
-    from benchmarks.tpu_programs import compile_similarity
+    from plan.programs import compile_similarity
 
     target = topologies.get_topology_desc("h200", platform="cuda", target_config=H200, topology="1x1x1")
     mesh = make_mesh(target.devices)

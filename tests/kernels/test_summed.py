@@ -10,9 +10,9 @@ import numpy as np
 import pytest
 from jax.sharding import PartitionSpec
 
-from benchmarks.program_counts import matrix_flops
 from kernels.contrastive import xla
 from kernels.contrastive.api import summed_logsumexp
+from plan.counts import matrix_flops
 from tests.kernels import oracle
 from tests.kernels.oracle import random_case
 from tests.kernels.test_contrastive import SIZES, TOLERANCE

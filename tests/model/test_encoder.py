@@ -14,7 +14,7 @@ from data.packing import PackedTexts, pack_texts
 from model.config import ModelConfig, from_hugging_face, to_hugging_face
 from model.dropout import DropoutSeed, row_keys
 from model.encoder import encode
-from model.names import from_tensors
+from model.files.names import from_tensors
 from model.parameters import declare, initialize
 from model.pooling import embed
 

@@ -8,12 +8,12 @@ import numpy as np
 import pytest
 
 from data.formats import Prompts
-from model.convert import ConvertConfig, convert
-from model.export import ModelCard, export_sentence_transformers
-from model.inference import Encoder
-from model.modules import retrieval_prompts
-from model.weights import load_model
-from tests.model.conftest import CASES, TEXTS
+from inference.encoder import Encoder
+from model.files.convert import ConvertConfig, convert
+from model.files.export import ModelCard, export_sentence_transformers
+from model.files.modules import retrieval_prompts
+from model.files.weights import load_model
+from tests.peer_models import CASES, TEXTS
 
 PROMPTS = (("query", "query: "), ("document", "a passage: "))
 ENCODE = """

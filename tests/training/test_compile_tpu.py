@@ -8,11 +8,11 @@ import jax
 import jax.numpy as jnp
 import pytest
 
-from benchmarks.program_counts import collectives
-from benchmarks.tpu_programs import compile_train_step, topology_mesh
 from model.parameters import declare
+from plan.counts import collectives
+from plan.programs import compile_train_step, topology_mesh
 from tests.training.test_parallel import MODEL
-from training.sct import QueueOptions, sct_objective
+from training.objectives.sct import QueueOptions, sct_objective
 
 pytestmark = pytest.mark.skipif(importlib.util.find_spec("libtpu") is None, reason="libtpu is not installed")
 ENCODER = dataclasses.replace(MODEL.encoder, hidden_size=128, intermediate_size=256, max_positions=128)

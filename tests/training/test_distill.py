@@ -10,11 +10,11 @@ import jax
 import numpy as np
 import pytest
 
-from model.inference import Encoder
+from inference.encoder import Encoder
+from model.files.weights import read_config_only, save_model
 from model.parameters import declare, initialize
-from model.weights import read_config_only, save_model
 from tests.data.test_loader import write_tokenizer
-from tests.training.conftest import WORDS
+from tests.tiny_run import WORDS
 from tests.training.test_resume import losses, metrics, start, wait_for_step
 
 HPD = ("--objective=mse", "--views=single", "--teacher_pca=8", "--dense=8", "--normalize=false", "--num_steps=6",
@@ -109,13 +109,12 @@ def test_patience(run_main, tiny_flags, tmp_path):
 
 
 def test_epochs_and_shares_set_the_steps(tiny_model):
-    from training.config import TrainConfig
+    from flags import with_values
+    from training.settings import TrainConfig
     from training.setup import with_run_lengths
 
-    config = TrainConfig(data_dir="d", workdir="w", init=str(tiny_model), global_batch_size=128, num_epochs=2.5,
-                         warmup_share=0.1)
-    config = with_run_lengths(config, 1000)
-    assert (config.num_steps, config.warmup_steps) == (20, 2)
+    config = with_run_lengths(with_values(TrainConfig(), global_batch_size=128, num_epochs=2.5, warmup_share=0.1), 1000)
+    assert (config.optimizer.num_steps, config.optimizer.warmup_steps) == (20, 2)
 
 
 @pytest.mark.parametrize("command, flags, message", [

@@ -36,10 +36,11 @@ def test_unknown_command_and_flag(run_main):
 
 
 def test_help_names_every_flag(run_main):
-    from training.config import TrainConfig
+    from flags import settings_of
+    from training.settings import TrainConfig
 
     text = run_main("train", "--help", check=False).stdout
-    missing = [name for name in TrainConfig.__dataclass_fields__ if name not in text]
+    missing = [name for name in (setting.name for setting in settings_of(TrainConfig)) if name not in text]
     assert not missing
 
 

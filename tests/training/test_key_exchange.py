@@ -9,9 +9,9 @@ import optax
 import pytest
 from jax.sharding import PartitionSpec
 
-from benchmarks.program_counts import matrix_flops
 from kernels.contrastive import xla
 from model.parameters import declare, initialize
+from plan.counts import matrix_flops
 from sharding.mesh import DATA_AXIS, make_mesh, replicate
 from tests.training.test_parallel import (
     MODEL,
@@ -22,7 +22,7 @@ from tests.training.test_parallel import (
     place,
     random_texts,
 )
-from training.losses import KeyExchange, batch_metrics, contrastive_loss
+from training.objectives.contrastive import KeyExchange, batch_metrics, contrastive_loss
 from training.step import initial_state, make_train_step
 
 EXCHANGES = KeyExchange.__args__

@@ -3,10 +3,11 @@ import numpy as np
 import pytest
 
 from training.optimizer import learning_rate_schedule, make_optimizer
+from training.settings import OptimizerSettings
 
 
 def test_linear_schedule():
-    schedule = learning_rate_schedule("linear", 2e-5, 500, 100_000)
+    schedule = learning_rate_schedule(OptimizerSettings())
     for step in (0, 1, 250, 499, 500, 501, 50_000, 99_999, 100_000):
         expected = 2e-5 * (step / 500 if step < 500 else (100_000 - step) / 99_500)
         np.testing.assert_allclose(schedule(step), expected, rtol=2e-4, atol=1e-12)
@@ -14,7 +15,7 @@ def test_linear_schedule():
 
 def test_warmup_longer_than_the_run():
     with pytest.raises(ValueError, match="warmup_steps=500 leaves nothing of num_steps=100"):
-        learning_rate_schedule("linear", 1e-3, 500, 100)
+        learning_rate_schedule(OptimizerSettings(warmup_steps=500, num_steps=100))
 
 
 @pytest.mark.parametrize("bias_correction", [True, False])
@@ -24,9 +25,10 @@ def test_adamw_by_hand(bias_correction):
     names = ("up_kernel", "up_bias", "norm_scale", "token")
     parameters = {name: rng.normal(size=5) for name in names}
     rate, b1, b2, epsilon, decay = 1e-2, 0.9, 0.999, 1e-6, 0.1
-    schedule = learning_rate_schedule("constant", rate, 0, 10)
-    optimizer = make_optimizer(schedule, b1=b1, b2=b2, epsilon=epsilon, weight_decay=decay, clip_norm=1.0,
-                               bias_correction=bias_correction)
+    settings = OptimizerSettings(
+        schedule="constant", learning_rate=rate, warmup_steps=0, num_steps=10, adam_b1=b1, adam_b2=b2,
+        adam_epsilon=epsilon, weight_decay=decay, adam_bias_correction=bias_correction)
+    optimizer = make_optimizer(settings, learning_rate_schedule(settings))
     ours = {name: jnp.asarray(value, jnp.float32) for name, value in parameters.items()}
     state = optimizer.init(ours)
     first, second = ({name: np.zeros(5) for name in names} for _ in range(2))
@@ -71,10 +73,11 @@ def test_adamw_is_pytorchs(peer):
     rate, betas, epsilon, decay = 1e-2, (0.9, 0.999), 1e-6, 0.1
     torchs = peer(TORCH_ADAMW, parameter=parameter.tolist(), gradients=gradients.tolist(), rate=rate, betas=betas,
                   epsilon=epsilon, decay=decay)
-    schedule = learning_rate_schedule("constant", rate, 0, 10)
     for bias_correction in (True, False):
-        optimizer = make_optimizer(schedule, b1=betas[0], b2=betas[1], epsilon=epsilon, weight_decay=decay,
-                                   clip_norm=0.0, bias_correction=bias_correction)
+        settings = OptimizerSettings(
+            schedule="constant", learning_rate=rate, warmup_steps=0, num_steps=10, adam_b1=betas[0], adam_b2=betas[1],
+            adam_epsilon=epsilon, weight_decay=decay, clip_norm=0.0, adam_bias_correction=bias_correction)
+        optimizer = make_optimizer(settings, learning_rate_schedule(settings))
         ours = {"kernel": jnp.asarray(parameter, jnp.float32)}
         state = optimizer.init(ours)
         for number, gradient in enumerate(gradients if bias_correction else gradients[:1]):

@@ -12,9 +12,10 @@ from model.config import EncoderConfig, ModelConfig
 from model.parameters import declare, initialize
 from model.pooling import embed
 from sharding.mesh import make_mesh, replicate, shard_blocks
-from training.losses import contrastive_objective
-from training.objective import StepBatch
+from training.objectives.contrastive import contrastive_objective
+from training.objectives.objective import StepBatch
 from training.optimizer import learning_rate_schedule, make_optimizer
+from training.settings import OptimizerSettings
 from training.step import initial_state, make_loss_and_gradient, make_train_step
 
 BLOCKS, EXAMPLES, ROW_LENGTH, SCALE = 8, 3, 32, 20.0  # packing blocks, examples a block
@@ -100,9 +101,11 @@ def make_step(mesh, objective, texts_per_example, dropout, encode_blocks=0, mode
         model, mesh, objective, texts_per_example=texts_per_example, dropout_seed=3 if dropout else None,
         dtype=jnp.float32, remat=False, encode_blocks=encode_blocks,
     )
-    schedule = learning_rate_schedule("linear", 1e-2, 1, 10)
+    settings = OptimizerSettings(
+        learning_rate=1e-2, warmup_steps=1, num_steps=10, adam_epsilon=1e-2, weight_decay=0.01)
+    schedule = learning_rate_schedule(settings)
     # A large epsilon: otherwise Adam divides small gradients by their rounding, and makes it large.
-    optimizer = make_optimizer(schedule, b1=0.9, b2=0.999, epsilon=1e-2, weight_decay=0.01, clip_norm=1.0)
+    optimizer = make_optimizer(settings, schedule)
     return loss_and_gradient, optimizer, make_train_step(loss_and_gradient, optimizer, schedule, mesh, objective)
 
 

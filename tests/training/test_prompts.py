@@ -6,8 +6,8 @@ import numpy as np
 import pytest
 
 from data.formats import Prompts
-from evaluation.heldout import evaluate_pairs, read_pairs
-from model.inference import Encoder
+from evaluation.tasks.heldout import evaluate_pairs, read_pairs
+from inference.encoder import Encoder
 
 PROMPTS = {"query": "query: ", "document": "passage: "}
 

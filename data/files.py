@@ -1,0 +1,90 @@
+"""Files and folders that appear whole or not at all, and snapshots from the Hugging Face hub. Used by every room."""
+
+import contextlib
+import json
+import os
+import shutil
+import tempfile
+from collections.abc import Iterator
+from pathlib import Path
+from typing import IO, Any
+
+
+@contextlib.contextmanager
+def new_folder(target: str | os.PathLike, *, replace: bool = False) -> Iterator[Path]:
+    """Yields a temporary folder beside `target` and renames it to `target` if the block succeeds, else removes it.
+
+    Raises ValueError if `target` is a file, or has files and `replace` is not set. With `replace`, a kill between the
+    two renames can leave the old folder under a temporary name, but never a mixture.
+    """
+    target = Path(target).absolute()
+    if target.exists() and not target.is_dir():
+        raise ValueError(f"{target} is a file: the output is a folder")
+    if target.is_dir() and any(target.iterdir()) and not replace:
+        raise ValueError(f"{target} is not empty: name a new folder or empty it first")
+    target.parent.mkdir(parents=True, exist_ok=True)
+    temporary = Path(tempfile.mkdtemp(prefix=f".{target.name}.", dir=target.parent))
+    try:
+        written = temporary / "new"
+        written.mkdir()
+        yield written
+        if target.is_dir():
+            target.rename(temporary / "old")
+        written.rename(target)
+    finally:
+        shutil.rmtree(temporary, ignore_errors=True)
+
+
+@contextlib.contextmanager
+def new_file(target: str | os.PathLike) -> Iterator[IO[bytes]]:
+    """Yields a temporary file beside `target`; flushes it to the disk and renames it to `target` if the block succeeds.
+
+    If the block fails, the temporary file is removed and `target` stays as it was. The umask decides the permissions.
+    """
+    target = Path(target).absolute()
+    descriptor, temporary = tempfile.mkstemp(prefix=f".{target.name}.", dir=target.parent)
+    try:
+        with os.fdopen(descriptor, "wb") as file:
+            yield file
+            file.flush()
+            os.fsync(file.fileno())
+        set_default_permissions(temporary)
+        os.replace(temporary, target)
+    except BaseException:
+        os.unlink(temporary)
+        raise
+
+
+def set_default_permissions(path: str | os.PathLike) -> None:
+    """Gives a file that a library made for its owner only the permissions that open() would: 0666 less the umask."""
+    umask = os.umask(0o077)
+    os.umask(umask)
+    os.chmod(path, 0o666 & ~umask)
+
+
+def read_json(path: Path) -> Any:
+    """The value in a JSON file; ValueError naming the file if it is not JSON."""
+    try:
+        return json.loads(path.read_text(encoding="utf-8"))
+    except (json.JSONDecodeError, UnicodeDecodeError) as error:
+        raise ValueError(f"{path} is not JSON: {error}") from error
+
+
+def write_json(path: Path, value: Any) -> None:
+    """Writes a JSON file, whole or not at all."""
+    with new_file(path) as file:
+        file.write((json.dumps(value, indent=1, ensure_ascii=False) + "\n").encode())
+
+
+def hub_snapshot(name: str, allow_patterns: list[str], ignore_patterns: list[str] | None = None) -> Path:
+    """The local snapshot of a hub id, with the files that match; downloaded if the hub's cache does not have it.
+
+    Raises ValueError with the hub's answer.
+    """
+    from huggingface_hub import snapshot_download  # only a hub id needs it
+
+    try:
+        return Path(snapshot_download(name, allow_patterns=allow_patterns, ignore_patterns=ignore_patterns))
+    except Exception as error:  # of the hub's many errors each means the same here
+        answer = f"{type(error).__name__}: {str(error).strip().splitlines()[0]}"
+        raise ValueError(f"there is no folder {name}, and as a hub id: {answer}") from error

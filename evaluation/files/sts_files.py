@@ -1,0 +1,174 @@
+"""Files of sentence pairs with human scores, in the formats that they are published in.
+
+Each reader gives the pairs of one file, or of an input with its gold. Errors are ValueErrors that name file:line: a
+wrong number of columns, an empty sentence, a score that is not a finite number or is outside `limits`.
+"""
+
+import csv
+import math
+import pathlib
+from collections.abc import Iterable, Iterator
+from typing import NamedTuple
+
+from absl import logging
+
+from evaluation.files.lines import check_text, json_objects, numbered_lines, table_rows
+
+
+class StsPair(NamedTuple):
+    sentence1: str
+    sentence2: str
+    score: float
+
+
+Limits = tuple[float, float] | None  # least and largest score; None: any finite one
+
+
+class Columns(NamedTuple):
+    """Names in a header: of the sentences and the score, and of the split and the part, where a file has several."""
+
+    sentence1: str = "sentence1"
+    sentence2: str = "sentence2"
+    score: str = "score"
+    split: str = "split"
+    part: str = ""  # "": the file has no parts
+
+
+class Row(NamedTuple):
+    place: str  # file:line
+    part: str
+    pair: StsPair
+
+
+def read_sts(path: str | pathlib.Path, split: str = "") -> list[StsPair]:
+    """Reads the pairs of one split of an STS file; an empty `split` reads all.
+
+    The file is .tsv or .tsv.gz, unquoted, with a header that names at least the columns sentence1, sentence2 and score,
+    and split where one is chosen. Raises ValueError naming file:line for a wrong number of columns, a score that is not
+    a finite number and an empty sentence, in any split.
+    """
+    return [row.pair for row in read_columns(path, split, Columns())]
+
+
+def read_columns(path: str | pathlib.Path, split: str, columns: Columns, limits: Limits = None) -> list[Row]:
+    """Rows of a tab-separated, unquoted file with a header; an empty `split` reads all. Checks all splits."""
+    rows, splits = [], set()
+    for place, row in table_rows(path, columns[:3] + ((columns.split,) if split else ())):
+        pair = _pair(row[columns.sentence1], row[columns.sentence2], row[columns.score], place, limits)
+        splits.add(row.get(columns.split, ""))
+        if not split or row[columns.split] == split:
+            rows.append(Row(place, row.get(columns.part, ""), pair))
+    _check_split(path, split, rows, splits)
+    return rows
+
+
+def read_json_lines(
+    path: str | pathlib.Path, split: str, limits: Limits = None, *, language: str = "", file_split: str = "test"
+) -> list[Row]:
+    """Rows of {"sentence1", "sentence2", "score", "lang"[, "split"]} objects, one a line; a row's part is its language.
+
+    `language` and `file_split` are those of lines that name none.
+    """
+    rows, splits = [], set()
+    for place, row in json_objects(path):
+        missing = [name for name in ("sentence1", "sentence2", "score") if name not in row]
+        if missing:
+            raise ValueError(f"{place}: the object lacks {', '.join(missing)}; it has {', '.join(row) or 'nothing'}")
+        pair = _pair(row["sentence1"], row["sentence2"], row["score"], place, limits)
+        part = row.get("lang", language)
+        if not isinstance(part, str) or not part.strip():
+            raise ValueError(f"{place}: no language: lang is {part!r}")
+        splits.add(str(row.get("split", file_split)))
+        if row.get("split", file_split) == split:
+            rows.append(Row(place, part, pair))
+    _check_split(path, split, rows, splits)
+    return rows
+
+
+def read_input_and_gold(
+    input_path: pathlib.Path, gold_path: pathlib.Path, limits: Limits = None, num_columns: tuple[int, ...] = (2,)
+) -> list[StsPair]:
+    """SemEval's two files of a part: two tab-separated sentences a line, and that line's score.
+
+    An empty line of gold is a pair that was not judged: it is left out, and how many were is logged. `num_columns` are
+    the numbers of columns that the input may have. ValueError if the files have different numbers of lines.
+    """
+    inputs, golds = list(numbered_lines(input_path)), list(numbered_lines(gold_path))
+    if len(inputs) != len(golds):
+        shorter = min(len(inputs), len(golds))
+        longer = input_path if len(inputs) > len(golds) else gold_path
+        raise ValueError(f"{longer}:{shorter + 1}: {input_path} has {len(inputs)} lines, "
+                         f"but {gold_path} has {len(golds)}")
+    judged = [(*line, *gold) for line, gold in zip(inputs, golds) if gold[1].strip()]
+    if not judged:
+        raise ValueError(f"{gold_path} has no scores in its {len(golds)} lines")
+    if len(judged) < len(inputs):
+        logging.info("%s: left out %d of %d pairs: not judged", input_path, len(inputs) - len(judged), len(inputs))
+    pairs = []
+    for place, line, gold_place, gold in judged:
+        fields = _checked_fields(line.split("\t"), place, num_columns)
+        pairs.append(StsPair(*_sentences(*fields[:2], place), _score(gold, gold_place, limits)))
+    return pairs
+
+
+def read_positions(
+    path: pathlib.Path, positions: tuple[int, int, int], num_columns: tuple[int, ...], limits: Limits = None,
+    *, comma_separated: bool = False,
+) -> list[StsPair]:
+    """Pairs of a file without header: `positions` are those of sentence1, sentence2 and score, from 0.
+
+    Tab-separated files are unquoted; comma-separated ones are quoted as in RFC 4180.
+    """
+    rows = _comma_separated(path) if comma_separated else (
+        (place, line.split("\t")) for place, line in numbered_lines(path))
+    pairs = []
+    for place, fields in rows:
+        _checked_fields(fields, place, num_columns)
+        pairs.append(_pair(*(fields[position] for position in positions), place, limits))
+    if not pairs:
+        raise ValueError(f"{path} has no lines")
+    return pairs
+
+
+def _comma_separated(path: pathlib.Path) -> Iterator[tuple[str, list[str]]]:
+    """(file:line, fields) of each record; the line is the record's last, as a quoted field may hold line ends."""
+    reader = csv.reader((line + "\n" for _, line in numbered_lines(path)), strict=True)
+    try:
+        for fields in reader:
+            yield f"{path}:{reader.line_num}", fields
+    except csv.Error as error:
+        raise ValueError(f"{path}:{reader.line_num}: not comma-separated: {error}") from error
+
+
+def _checked_fields(fields: list[str], place: str, num_columns: tuple[int, ...]) -> list[str]:
+    if len(fields) not in num_columns:
+        raise ValueError(f"{place}: {len(fields)} columns; expected {' or '.join(map(str, num_columns))}")
+    return fields
+
+
+def _check_split(path: str | pathlib.Path, split: str, rows: list[Row], splits: Iterable[str]) -> None:
+    if not rows:
+        of_split = f" of the split {split!r}; it has {', '.join(sorted(splits)) or 'no rows'}" if split else "s"
+        raise ValueError(f"{path} has no row{of_split}")
+
+
+def _pair(sentence1: str, sentence2: str, score: str | float, place: str, limits: Limits) -> StsPair:
+    return StsPair(*_sentences(sentence1, sentence2, place), _score(score, place, limits))
+
+
+def _sentences(sentence1: str, sentence2: str, place: str) -> tuple[str, str]:
+    for name, sentence in (("sentence1", sentence1), ("sentence2", sentence2)):
+        check_text(sentence, f"{place}: {name}")
+    return sentence1, sentence2
+
+
+def _score(text: str | float, place: str, limits: Limits) -> float:
+    try:
+        score = float(text)
+    except (TypeError, ValueError, OverflowError):  # the last: JSON's integers are as large as they like
+        score = math.nan
+    if isinstance(text, bool) or not math.isfinite(score):
+        raise ValueError(f"{place}: score is not a finite number: {repr(text)[:80]}")
+    if limits and not limits[0] <= score <= limits[1]:
+        raise ValueError(f"{place}: score {text} is outside {limits[0]:g} to {limits[1]:g}")
+    return score

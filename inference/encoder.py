@@ -1,0 +1,154 @@
+"""The Encoder: Encoder.load(MODEL).encode(list of n texts) -> float32 [n, d]."""
+
+import collections
+import concurrent.futures
+import dataclasses
+import functools
+import os
+from collections.abc import Iterator, Sequence
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jax.sharding import NamedSharding, PartitionSpec
+from tqdm import tqdm
+
+from data.tokenizer import TextTokenizer, load_tokenizer
+from inference.batching import Call, make_calls
+from model import pooling
+from model.config import ModelConfig
+from model.files.weights import load_model, model_fingerprint
+from model.parameters import Tree
+from sharding.mesh import DATA_AXIS, make_mesh
+
+WINDOW = 8192  # texts tokenised at once, while the device works on those before
+CALLS_IN_FLIGHT = 3  # dispatched before the first result is fetched
+CPU_BATCH_TOKENS = 2048  # activations stay in the processor's cache
+DEVICE_BATCH_TOKENS = 32768
+
+
+class Encoder:
+    """A model ready to embed texts on this process's devices."""
+
+    def __init__(
+        self,
+        config: ModelConfig,
+        parameters: Tree,
+        tokenizer: TextTokenizer,
+        *,
+        dtype: str | jnp.dtype = jnp.float32,
+        batch_tokens: int = 0,
+        devices: Sequence[jax.Device] | None = None,
+    ):
+        if tokenizer.vocab_size > config.encoder.vocab_size:
+            raise ValueError(
+                f"the tokenizer has {tokenizer.vocab_size} tokens, the model's embedding table "
+                f"{config.encoder.vocab_size}: they do not belong together"
+            )
+        mesh = make_mesh(devices or jax.local_devices())
+        on_cpu = mesh.devices.flat[0].platform == "cpu"
+        self.config = config
+        self.tokenizer = tokenizer
+        self.batch_tokens = batch_tokens or (CPU_BATCH_TOKENS if on_cpu else DEVICE_BATCH_TOKENS)
+        self._num_devices = mesh.size
+        self._by_block = NamedSharding(mesh, PartitionSpec(DATA_AXIS))
+        self._parameters = jax.device_put(parameters, NamedSharding(mesh, PartitionSpec()))
+        self._embed = _compiled(config, jnp.dtype(dtype), mesh)
+
+    @classmethod
+    def load(cls, model: str | os.PathLike, *, max_length: int = 0, **options: Any) -> "Encoder":
+        """Reads MODEL (see load_model); max_length 0 keeps the model's. Options are those of Encoder.
+
+        Raises ValueError if max_length is above the model's position table.
+        """
+        loaded = load_model(model)
+        config = dataclasses.replace(loaded.config, max_length=max_length or loaded.config.max_length)
+        return cls(config, loaded.parameters, load_tokenizer(loaded.tokenizer_folder), **options)
+
+    @classmethod
+    def from_parameters(
+        cls, config: ModelConfig, parameters: Tree, tokenizer: TextTokenizer, **options: Any
+    ) -> "Encoder":
+        """An encoder of parameters at hand (numpy, or arrays of this process's devices)."""
+        return cls(config, parameters, tokenizer, **options)
+
+    def fingerprint(self) -> str:
+        """Of the model and its tokenizer: see model.files.weights.model_fingerprint."""
+        return model_fingerprint(self.config, self._parameters, self.tokenizer)
+
+    def token_counts(self, texts: Sequence[str]) -> np.ndarray:  # [n] int64
+        """Tokens of each text that the encoder reads: special ones included, cut at max_length."""
+        return np.array([len(tokens) for tokens in self._tokenize([text.strip() for text in texts])], np.int64)
+
+    def encode(
+        self, texts: Sequence[str], *, prompt_name: str = "", progress: bool = False, normalize: bool | None = None
+    ) -> np.ndarray:  # [n, d] float32
+        """Embeddings of the texts, in order; each distinct text is encoded once.
+
+        Texts are stripped, as in training, and the model's prompt of that name is put before each; ValueError if it
+        has none. normalize overrides whether the embeddings get unit norm.
+        """
+        if isinstance(texts, str):
+            raise ValueError("encode takes a list of texts, not one text")
+        prompts = {"": ""} | dict(self.config.prompts)
+        if prompt_name not in prompts:
+            raise ValueError(f"prompt_name={prompt_name!r} is unknown: the model has "
+                             f"{', '.join(filter(None, prompts)) or 'no prompts'}")
+        prompt = prompts[prompt_name]
+        numbers: dict[str, int] = {}
+        places = np.array([numbers.setdefault(prompt + text.strip(), len(numbers)) for text in texts], np.int64)
+        embeddings = np.empty((len(numbers), self.config.embedding_size), np.float32)
+        in_flight: collections.deque[tuple[Call, jax.Array]] = collections.deque()
+        normalize = self.config.normalize if normalize is None else normalize
+        with tqdm(total=len(numbers), desc="embed", unit="text", disable=not progress) as bar:
+
+            def fetch() -> None:
+                call, result = in_flight.popleft()
+                used = call.text_indices >= 0
+                embeddings[call.text_indices[used]] = np.asarray(result)[used]
+                bar.update(int(used.sum()))
+
+            for call in self._calls(list(numbers)):
+                packed = jax.device_put(call.packed, self._by_block)
+                in_flight.append((call, self._embed(self._parameters, packed, normalize=normalize)))
+                if len(in_flight) > CALLS_IN_FLIGHT:
+                    fetch()
+            while in_flight:
+                fetch()
+        return embeddings[places]
+
+    def _calls(self, texts: list[str]) -> Iterator[Call]:
+        """Tokenises one window of texts in a thread while the calls of the one before are packed and computed."""
+        starts = range(0, len(texts), WINDOW)
+        with concurrent.futures.ThreadPoolExecutor(1) as thread:
+            tokenised = thread.map(lambda start: self._tokenize(texts[start : start + WINDOW]), starts)
+            yield from make_calls(
+                tokenised, self.config.max_length, self.batch_tokens, self._num_devices, self.tokenizer.pad_id
+            )
+
+    def _tokenize(self, texts: list[str]) -> list[np.ndarray]:
+        """[prefix] + tokens, truncated + [suffix] of each text."""
+        if self.config.lower_case:
+            texts = [text.lower() for text in texts]
+        prefix, suffix = np.int32([self.tokenizer.prefix_id]), np.int32([self.tokenizer.suffix_id])
+        room = self.config.max_length - 2
+        return [np.concatenate([prefix, tokens[:room], suffix]) for tokens in self.tokenizer.encode(texts)]
+
+
+@functools.lru_cache(maxsize=8)
+def _compiled(config: ModelConfig, dtype: jnp.dtype, mesh: jax.sharding.Mesh):
+    """(parameters, packed [P, R, L], normalize) -> embeddings [P, T, d], one block a device; compiled once a shape."""
+
+    def run(parameters, packed, *, normalize: bool):
+        def local(parameters, packed):
+            return pooling.embed(parameters, dataclasses.replace(config, normalize=normalize), packed, dtype=dtype)
+
+        # A float32 embedding is one of float32 products: TPUs and GPUs would take fewer bits by default.
+        with jax.default_matmul_precision("highest" if dtype == jnp.float32 else "default"):
+            return jax.shard_map(  # check_vma: a Pallas kernel does not say over which axes its result varies
+                local, mesh=mesh, in_specs=(PartitionSpec(), PartitionSpec(DATA_AXIS)),
+                out_specs=PartitionSpec(DATA_AXIS), check_vma=False,
+            )(parameters, packed)
+
+    return jax.jit(run, static_argnames="normalize")
