@@ -78,7 +78,7 @@ def benchmark(config: DistillBenchmarkConfig) -> None:
                   f"--global_batch_size={config.batch_size}", "--num_epochs=0", f"--num_steps={config.steps}",
                   f"--warmup_steps={config.steps // 10}", "--warmup_share=0", f"--eval_every={-(-config.steps // 4)}",
                   f"--checkpoint_every={config.steps}", "--teacher_pooling=mean", f"--dtype={config.dtype}",
-                  f"--seed={config.seed}", "--row_rungs=4", "--dropout=false", "--select=sts_spearman")
+                  f"--seed={config.seed}", "--dropout=false", "--select=sts_spearman")
         layers = f"--keep_layers={config.keep_layers}"
         hpd = ("--flagfile=recipes/hpd.flags", f"--dense={config.axes}", f"--teacher_pca={config.axes}",
                f"--learning_rate={config.learning_rate}", f"--eval_teacher={folder / 'heldout.txt'}")

@@ -62,7 +62,7 @@ def benchmark(config: MultilingualBenchmarkConfig) -> None:
             f"--data_dir={folder / 'data'}", f"--workdir={folder / 'run'}", f"--global_batch_size={config.batch_size}",
             "--num_epochs=0", f"--num_steps={config.steps}", f"--warmup_steps={config.steps // 10}",
             f"--learning_rate={config.learning_rate}", f"--eval_every={config.steps}", f"--dtype={config.dtype}",
-            f"--checkpoint_every={config.steps}", f"--seed={config.seed}", "--row_rungs=4", "--dropout=false",
+            f"--checkpoint_every={config.steps}", f"--seed={config.seed}", "--dropout=false",
             f"--eval_parallel={folder / 'parallel' / 'stsb_dev.tsv.gz'}",
         )
         scores = logged_scores(folder / "run")

@@ -50,7 +50,6 @@ class QualityBenchmarkConfig(PeerBenchmarkConfig):
     dtype: Literal["float32", "bfloat16"] = flag("bfloat16", "ours: dtype of activations and matrix products")
     mixture: Literal["example", "dataset"] = flag("dataset", "ours: one file gives a pair, or a batch as with the peer")
     packing_blocks: int = flag(1, "ours: parts that a batch is packed in", minimum=1)
-    row_rungs: int = flag(4, "ours: sizes of a batch, per doubling; a short run should compile few programs", minimum=1)
     calibration_steps: int = flag(120, "ours: steps of the run that says how many steps fit", minimum=1)
     peer_precisions: tuple[str, ...] = flag(("float32", "bfloat16"), "the peer: one run for each")
     heldout: int = flag(2000, "held-out pairs, an equal share of each file", minimum=1)
@@ -114,7 +113,7 @@ def train_ours(
         run_main(
             "train", f"--data_dir={data_dir}", f"--workdir={workdir}", f"--init={start}", f"--num_steps={num_steps}",
             f"--global_batch_size={config.batch_size}", f"--packing_blocks={config.packing_blocks}",
-            f"--row_rungs={config.row_rungs}", f"--max_length={config.max_length}", f"--dtype={config.dtype}",
+            f"--max_length={config.max_length}", f"--dtype={config.dtype}",
             f"--learning_rate={config.learning_rate}",
             f"--warmup_steps={int(num_steps * config.warmup_share)}", f"--mixture={config.mixture}",
             f"--seed={config.seed}", "--log_every=1", f"--checkpoint_every={num_steps}",

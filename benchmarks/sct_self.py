@@ -91,7 +91,7 @@ def benchmark(config: SctBenchmarkConfig) -> None:
                 f"--num_steps={config.steps}",
                 f"--learning_rate={config.learning_rate}", "--patience_epochs=0", f"--eval_sts={sts_path}",
                 f"--eval_every={-(-config.steps // 4)}", f"--checkpoint_every={config.steps}",
-                f"--dtype={config.dtype}", f"--seed={config.seed}", "--row_rungs=4", "--max_length=64",
+                f"--dtype={config.dtype}", f"--seed={config.seed}", "--max_length=64",
                 f"--data_dir={data_dir}", *ABLATIONS[name], f"--workdir={workdir}",
             )
             scores = {step: line["sts_spearman"] for step, line in logged_scores(workdir).items()}

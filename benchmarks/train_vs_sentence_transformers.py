@@ -67,7 +67,7 @@ class OurTrainer:
         )
         mesh = make_mesh()
         self.run, self.state, _ = set_up(train_config, mesh)
-        self.batches = iter(Feed(self.run.loader, mesh, train_config.batch.row_rungs))
+        self.batches = iter(Feed(self.run.loader, mesh))
         self.compiled_shapes = set()
 
     def ask(self, seconds: float) -> dict:

@@ -9,15 +9,20 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import IO, Any
 
+WRITTEN = ".allpairs-files.json"  # the files of a folder that may be replaced
+
 
 @contextlib.contextmanager
 def new_folder(target: str | os.PathLike, *, replace: bool = False) -> Iterator[Path]:
     """Yields a temporary folder beside `target` and renames it to `target` if the block succeeds, else removes it.
 
-    Raises ValueError if `target` is a file, or has files and `replace` is not set. With `replace`, a kill between the
-    two renames can leave the old folder under a temporary name, but never a mixture.
+    With `replace` a former folder is replaced, but only the files that an earlier call with `replace` has written
+    there: others are moved into the new folder. WRITTEN lists what was written. A kill between the two renames can
+    leave the old folder under a temporary name, but never a mixture. A link is followed.
+
+    Raises ValueError if `target` is a file, or has files and `replace` is not set.
     """
-    target = Path(target).absolute()
+    target = Path(target).resolve()
     if target.exists() and not target.is_dir():
         raise ValueError(f"{target} is a file: the output is a folder")
     if target.is_dir() and any(target.iterdir()) and not replace:
@@ -28,11 +33,38 @@ def new_folder(target: str | os.PathLike, *, replace: bool = False) -> Iterator[
         written = temporary / "new"
         written.mkdir()
         yield written
+        if replace:
+            write_json(written / WRITTEN, sorted([*_files_below(written), WRITTEN]))
+            for name in foreign_files(target):
+                (written / name).parent.mkdir(parents=True, exist_ok=True)
+                (target / name).rename(written / name)
         if target.is_dir():
             target.rename(temporary / "old")
         written.rename(target)
     finally:
         shutil.rmtree(temporary, ignore_errors=True)
+
+
+def check_replaceable(folder: Path) -> None:
+    """Raises ValueError if new_folder(folder, replace=True) would find a file, or files that it did not write."""
+    if folder.exists() and not folder.is_dir():
+        raise ValueError(f"{folder} is a file, and a folder is written there: move it away")
+    if files := foreign_files(folder):
+        named = ", ".join(files[:5]) + (", ..." if len(files) > 5 else "")
+        raise ValueError(f"{folder} holds files that were not written by a run ({named}): move them away, or choose "
+                         "another folder")
+
+
+def foreign_files(folder: Path) -> list[str]:
+    """The files below a folder, as relative paths, that new_folder(folder, replace=True) did not write."""
+    if not folder.is_dir():
+        return []
+    ours = read_json(folder / WRITTEN) if (folder / WRITTEN).exists() else []
+    return sorted(set(_files_below(folder)) - set(ours))
+
+
+def _files_below(folder: Path) -> list[str]:
+    return [path.relative_to(folder).as_posix() for path in folder.rglob("*") if path.is_symlink() or path.is_file()]
 
 
 @contextlib.contextmanager

@@ -26,7 +26,7 @@ import numpy as np
 
 from data.drawing import draw_texts, gather_texts, read_table
 from data.mixture import Mixture, Plan, plan_step, read_data_config
-from data.packing import DEFAULT_ROW_LENGTH, PackedTexts, pack_blocks, with_rows
+from data.packing import DEFAULT_ROW_LENGTH, PackedTexts, choose_row_counts, pack_blocks, with_rows
 from data.settings import BatchSettings, DataSettings
 from data.shards import DatasetReader, RecordReader, open_dataset, require_same_tokenizer
 from data.teacher_store import find_teacher, gather_embeddings, open_embeddings
@@ -34,6 +34,8 @@ from data.tokenizer import load_tokenizer
 from data.views import TEXTS_PER_EXAMPLE, check_view_rate, make_views
 
 ENDLESS = 1 << 40  # steps: Grain wants a length
+SAMPLED_EXAMPLES = 1 << 15  # from whose lengths the row counts are chosen: a third of a second
+STEPS_PER_PROGRAM = 10  # at least, in a short run
 
 
 @dataclasses.dataclass(frozen=True)
@@ -41,6 +43,7 @@ class LoaderConfig:
     data: DataSettings
     batch: BatchSettings = BatchSettings()
     seed: int = 0
+    num_steps: int = 0  # of the run, for which row counts are chosen; 0: they are those of packing.row_count's ladder
     teacher: str = ""  # fingerprint of the teacher whose embeddings are the targets (main.py teach); "": none
 
 
@@ -58,10 +61,11 @@ class Batch(NamedTuple):
     """This host's p blocks of one global batch. A block's texts are [m queries, m positives, m negatives][: K * m]."""
 
     packed: PackedTexts  # [p, ...] numpy
-    rows_needed: int  # of the fullest block here: hosts agree on row_rung(their maximum) and call batch_with_rows
+    rows_needed: int  # of the fullest block here: hosts agree on row_count(their maximum, row_counts)
     statistics: BatchStatistics
     texts_per_example: int  # K
     pad_id: int
+    row_counts: tuple[int, ...]  # ascending; see packing.row_count
     # [p, n * m, d_t] float32, with --teacher: its embeddings of a block's texts in their order, zeros for empty slots;
     # n = K, or n = 1 (the queries) where only the first texts were embedded.
     targets: np.ndarray | None = None
@@ -106,6 +110,9 @@ class BatchSource:
             packing_blocks=config.batch.packing_blocks,
             seed=config.seed,
         )
+        self._row_counts, self._teacher = (), None
+        if config.num_steps:
+            self._row_counts = self._choose_row_counts()
         names = self._mixture.names
         self._teacher = find_teacher(config.data.data_dir, names, config.teacher) if config.teacher else None
         self._embeddings = [
@@ -115,6 +122,15 @@ class BatchSource:
         if self._teacher and self._teacher.texts == "first" and config.data.views == "given":
             _require_no_sets(config, self._readers)
         self._blocks = range(config.batch.packing_blocks) if blocks is None else blocks
+
+    def _choose_row_counts(self) -> tuple[int, ...]:
+        """Row counts that suit the first batches, or the first blocks of large ones: the same on every host."""
+        settings = self._config.batch
+        examples_per_block = settings.global_batch_size // settings.packing_blocks
+        self._blocks = range(max(1, min(settings.packing_blocks, SAMPLED_EXAMPLES // examples_per_block)))
+        steps = max(1, SAMPLED_EXAMPLES // (examples_per_block * len(self._blocks)))
+        needed = [self[step].rows_needed for step in range(min(steps, self._config.num_steps))]
+        return choose_row_counts(needed, min(settings.row_counts, max(1, self._config.num_steps // STEPS_PER_PROGRAM)))
 
     def __len__(self) -> int:
         return ENDLESS
@@ -138,7 +154,7 @@ class BatchSource:
         block_shape = (len(self._blocks), -1)
         packed, rows_needed = pack_blocks(
             texts.tokens, texts.lengths.reshape(block_shape), texts.text_ids.reshape(block_shape),
-            self._row_length, tokenizer.pad_id, row_rungs=self._config.batch.row_rungs,
+            self._row_length, tokenizer.pad_id, row_counts=self._row_counts,
         )
         statistics = BatchStatistics(
             real_tokens=len(texts.tokens),
@@ -148,7 +164,7 @@ class BatchSource:
             datasets=self._dataset_counts(plan),
         )
         targets = self._targets(plan, places, texts.text_ids) if self._teacher else None
-        return Batch(packed, rows_needed, statistics, texts_per_example, tokenizer.pad_id, targets)
+        return Batch(packed, rows_needed, statistics, texts_per_example, tokenizer.pad_id, self._row_counts, targets)
 
     def _targets(self, plan: Plan, places: np.ndarray, text_ids: np.ndarray) -> np.ndarray:
         """The teacher's embeddings [p, n * m, d_t] of the texts drawn: places [K, p * m], their ids [p * K * m]."""
@@ -201,12 +217,9 @@ def batch_with_rows(batch: Batch, num_rows: int) -> Batch:
 
 
 def _check_sizes(config: LoaderConfig, row_length: int) -> None:
-    size, blocks, rungs, longest = (
-        config.batch.global_batch_size, config.batch.packing_blocks, config.batch.row_rungs, config.batch.max_length)
+    size, blocks, longest = config.batch.global_batch_size, config.batch.packing_blocks, config.batch.max_length
     if size < 1 or blocks < 1 or size % blocks:
         raise ValueError(f"global_batch_size={size} is not divisible by packing_blocks={blocks}")
-    if rungs < 1 or rungs & (rungs - 1):
-        raise ValueError(f"row_rungs={rungs} is not a power of two")
     if longest > row_length:
         raise ValueError(f"max_length={longest} is above row_length={row_length}: a text must fit in a row")
     if longest < 3:

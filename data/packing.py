@@ -14,7 +14,8 @@ import numpy as np
 # fuller in small ones, and attention costs half as much in them. Rows of 192 leave a third unused beside long texts.
 DEFAULT_ROW_LENGTH = 128
 TOKENS_PER_SEGMENT = 8  # a row of L tokens holds at most S = L // 8 segments
-DEFAULT_ROW_RUNGS = 16  # a doubling in the ladder of row counts: neighbouring rungs differ by at most 1 / 16
+ROW_RUNGS = 16  # per doubling in the ladder of row counts: neighbouring rungs differ by at most 1 / 16
+SPARE_ROWS = 0.02  # share of unused rows that choose_row_counts allows to have fewer sizes
 
 
 class PackedTexts(NamedTuple):
@@ -42,16 +43,39 @@ def max_segments(row_length: int) -> int:
     return max(1, row_length // TOKENS_PER_SEGMENT)
 
 
-def row_rung(num_rows: int, row_rungs: int = DEFAULT_ROW_RUNGS) -> int:
-    """The smallest rung >= num_rows of a ladder with row_rungs rungs a doubling: few shapes to compile.
+def row_count(num_rows: int, row_counts: Sequence[int] = ()) -> int:
+    """The smallest of the ascending row counts that holds num_rows; if none does, the next rung of a fixed ladder.
 
-    With 16 it is 1, 2, .. 32, 34, .. 64, 68, .. 128, ..; with 4 it is 1, 2, .. 8, 10, .. 16, 20, .. 32, ...
+    The ladder is 1, 2, .. 32, 34, .. 64, 68, .. 128, ...: few shapes to compile.
     """
-    if num_rows <= row_rungs:
+    for count in row_counts:
+        if num_rows <= count:
+            return count
+    if num_rows <= ROW_RUNGS:
         return max(1, num_rows)
     octave = 1 << ((num_rows - 1).bit_length() - 1)  # the power of two below num_rows
-    step = octave // row_rungs
+    step = max(1, octave // ROW_RUNGS)
     return -(-num_rows // step) * step
+
+
+def choose_row_counts(needed: Sequence[int], most: int) -> tuple[int, ...]:
+    """Ascending row counts for batches that need these numbers of rows.
+
+    They are as few as leave SPARE_ROWS of all rows unused, `most` at the most, and of so many those that leave the
+    fewest rows unused (by dynamic programming over the distinct needs).
+    """
+    needs, times = np.unique(np.asarray(needed, np.int64), return_counts=True)
+    before = np.concatenate([[0], np.cumsum(times)])  # batches with a smaller need
+    # rows[j] = fewest rows of the batches with the first j needs; chosen[j] = the counts that reach it
+    rows, chosen = np.where(np.arange(len(needs) + 1), np.inf, 0.0), [()] * (len(needs) + 1)
+    for _ in range(most):
+        costs = [rows[:j] + needs[j - 1] * (before[j] - before[:j]) for j in range(1, len(needs) + 1)]
+        starts = [int(np.argmin(cost)) for cost in costs]
+        chosen = [()] + [(*chosen[start], int(needs[j])) for j, start in enumerate(starts)]
+        rows = np.array([np.inf] + [cost[start] for cost, start in zip(costs, starts)])
+        if rows[-1] <= (1 + SPARE_ROWS) * (needs * times).sum():
+            break
+    return chosen[-1]
 
 
 def pack_rows(lengths: np.ndarray, row_length: int, segments_per_row: int) -> Placement:
@@ -103,8 +127,8 @@ def pack_blocks(
     text_ids: np.ndarray,  # [P, T] uint64, 0 = empty slot
     row_length: int,
     pad_id: int,
-    num_rows: int | None = None,  # rows a block; None: the rung of the fullest block
-    row_rungs: int = DEFAULT_ROW_RUNGS,
+    num_rows: int | None = None,  # rows a block; None: the row count that holds the fullest block
+    row_counts: Sequence[int] = (),
 ) -> tuple[PackedTexts, int]:
     """Packs P blocks of T texts each; returns them and the rows that the fullest block needed.
 
@@ -114,7 +138,7 @@ def pack_blocks(
     placements = [pack_rows(block, row_length, max_segments(row_length)) for block in lengths]
     rows_needed = max((placement.num_rows for placement in placements), default=0)
     if num_rows is None:
-        num_rows = row_rung(rows_needed, row_rungs)
+        num_rows = row_count(rows_needed, row_counts)
     if rows_needed > num_rows:
         raise ValueError(f"the texts of a block need {rows_needed} rows of {row_length} tokens: num_rows={num_rows}")
     rows, segments, starts = (np.stack(field) for field in list(zip(*placements))[:3])  # [P, T] each

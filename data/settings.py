@@ -37,9 +37,10 @@ class BatchSettings:
         128, "tokens per text, special tokens included; longer texts are truncated and counted", minimum=3, fixed=True)
     row_length: int = flag(
         0, "tokens per packed row; 0: the larger of 128 and max_length", minimum=3, or_zero=True, fixed=True)
-    row_rungs: int = flag(
-        16, "a batch's number of rows is rounded up to one of this many sizes per doubling (a power of two). Fewer "
-        "sizes mean fewer programs to compile and emptier rows", minimum=1, fixed=True)
+    row_counts: int = flag(
+        8, "most sizes (numbers of rows) that batches are rounded up to. They are chosen from the lengths of the first "
+        "batches; each is one program to compile, so that a short run gets one per ten steps at most. Fewer sizes mean "
+        "emptier rows", minimum=1, fixed=True)
     packing_blocks: int = flag(
         8, "independently packed blocks in a global batch; a multiple of the device count. Rows fill well from 64 "
         "examples per block on. Results depend on the number of blocks, not on the number of devices",

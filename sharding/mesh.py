@@ -3,12 +3,14 @@
 Legend: B = global batch, P = packing blocks of the global batch, p = blocks on one host.
 """
 
+import pathlib
 from collections.abc import Sequence
 from typing import Any
 
 import jax
 import numpy as np
 from absl import logging
+from jax.experimental import multihost_utils
 from jax.sharding import AxisType, Mesh, NamedSharding, PartitionSpec
 
 DATA_AXIS = "data"
@@ -32,6 +34,13 @@ def initialize_processes(coordinator_address: str, num_processes: int, process_i
         jax.distributed.initialize(coordinator_address, num_processes, process_id)
     logging.info("process %d of %d, %d of %d devices are local", jax.process_index(), jax.process_count(),
                  jax.local_device_count(), jax.device_count())
+
+
+def keep_compiled_programs(folder: pathlib.Path) -> None:
+    """Compiled programs are kept in `folder` and found there by the next process, unless jax has a folder already."""
+    if jax.config.jax_compilation_cache_dir is None:
+        jax.config.update("jax_compilation_cache_dir", str(folder))
+        jax.config.update("jax_persistent_cache_min_compile_time_secs", 0.5)
 
 
 def make_mesh(devices: Sequence[jax.Device] | None = None) -> Mesh:
@@ -66,6 +75,13 @@ def ring_of_neighbours(coordinates: Sequence[tuple[int, ...]]) -> list[int] | No
     for number, y in enumerate(reversed(range(rows))):
         places += [(x, y) for x in range(1, columns)][::-1 if number % 2 else 1]
     return [index[place] for place in places]
+
+
+def any_process(condition: bool) -> bool:
+    """Whether the condition holds in any process; every process must ask."""
+    if jax.process_count() == 1:
+        return condition
+    return bool(multihost_utils.process_allgather(np.array(condition)).any())
 
 
 def check_divides(total: int, total_name: str, parts: int, parts_name: str) -> int:

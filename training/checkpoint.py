@@ -52,6 +52,10 @@ class Checkpointer:
     def latest_step(self) -> int | None:
         return self._manager.latest_step()
 
+    def steps(self) -> list[int]:
+        """The steps whose checkpoints are kept."""
+        return list(self._manager.all_steps())
+
     def save(self, step: int, state: TrainState, progress: Progress) -> None:
         if step == self._manager.latest_step():
             return
@@ -73,10 +77,14 @@ class Checkpointer:
                 f"the checkpoint {self._folder}/{step} is of another run: {'; '.join(differences)}. "
                 "Use another --workdir, or the flags it was started with"
             )
-        abstract = jax.tree.map(lambda x: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=x.sharding), state)
-        restored = self._manager.restore(step, args=ocp.args.Composite(state=ocp.args.StandardRestore(abstract)))
+        state = self.restore_state(step, state)
         logging.info("resumed from %s/%d", self._folder, step)
-        return restored["state"], Progress(**run["progress"])
+        return state, Progress(**run["progress"])
+
+    def restore_state(self, step: int, state: TrainState) -> TrainState:
+        """The arrays of one checkpoint, placed as those of `state` are."""
+        abstract = jax.tree.map(lambda x: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=x.sharding), state)
+        return self._manager.restore(step, args=ocp.args.Composite(state=ocp.args.StandardRestore(abstract)))["state"]
 
     def close(self) -> None:
         """Waits until what was saved is on disk."""

@@ -17,6 +17,7 @@ from evaluation.tasks.sts import evaluate_sts, read_sts
 from evaluation.tasks.translation import evaluate_translations, read_parallel
 from inference.embed import read_lines
 from inference.embedding import EncodeFunction
+from training.metrics import read_metrics
 from training.settings import EvaluationSettings
 
 # The first of them that is measured selects the exported model.
@@ -74,6 +75,12 @@ def make_evaluator(
         return Evaluation(scores, details, sign * scores[selecting] if selecting else None)
 
     return evaluate
+
+
+def scores_at(workdir: pathlib.Path, step: int) -> dict[str, float]:
+    """The scores x 100 that WORKDIR/metrics.jsonl has of one evaluated step; empty if there are none."""
+    lines = [line for line in read_metrics(workdir) if line["step"] == step and "loss" not in line]
+    return {name: value for line in lines for name, value in line.items() if name != "step"}
 
 
 def details_path(workdir: pathlib.Path, step: int) -> pathlib.Path:

@@ -15,7 +15,7 @@ import numpy as np
 from jax.sharding import Mesh, NamedSharding, PartitionSpec
 
 from data.loader import Batch, batch_with_rows
-from data.packing import row_rung
+from data.packing import row_count
 from sharding.mesh import shard_blocks
 from training.objectives.objective import StepBatch
 
@@ -29,8 +29,8 @@ class Fed(NamedTuple):
 class Feed:
     """Iterates over the loader's batches, in order, one read ahead."""
 
-    def __init__(self, loader: grain.DatasetIterator, mesh: Mesh, row_rungs: int):
-        self._loader, self._mesh, self._row_rungs = loader, mesh, row_rungs
+    def __init__(self, loader: grain.DatasetIterator, mesh: Mesh):
+        self._loader, self._mesh = loader, mesh
         self._next = self._read()
 
     def __iter__(self):
@@ -39,7 +39,7 @@ class Feed:
     def __next__(self) -> Fed:
         batch, loader_state, rows = self._next
         if jax.process_count() > 1:
-            batch = batch_with_rows(batch, row_rung(int(rows), self._row_rungs))
+            batch = batch_with_rows(batch, row_count(int(rows), batch.row_counts))
         fed = Fed(batch, shard_blocks(StepBatch(batch.packed, batch.targets), self._mesh), loader_state)
         self._next = self._read()
         return fed

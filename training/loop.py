@@ -1,60 +1,77 @@
 """Train a sentence encoder: on prepared pairs and triplets, with the in-batch negatives of all devices, or without.
 
-A run is its flags: the same command resumes it from its last checkpoint, bit for bit. What decides where the weights
-come from, in this order: a checkpoint of the run, then --init.
+A run is its flags: the same command resumes it from its last checkpoint, bit for bit. Weights come from a checkpoint of
+the run if there is one, else from --init.
 """
 
+import contextlib
+import pathlib
 import sys
 
 import jax
 
-from data.shards import read_manifest
+from data.files import check_replaceable
 from flags import values_of
 from inference.encoder import Encoder
 from model.files.export import ModelCard, export_sentence_transformers
 from model.parameters import declare
-from sharding.mesh import host_copy, initialize_processes, make_mesh
+from sharding.mesh import any_process, host_copy, initialize_processes, keep_compiled_programs, make_mesh
 from training.checkpoint import Progress
-from training.evaluators import gains, save_details
+from training.checks import check_devices, check_flags, read_training_data, with_run_lengths
+from training.evaluators import gains, save_details, scores_at
 from training.feed import Feed
+from training.lock import only_run
 from training.plot import plot_curves
 from training.preemption import Preemption
 from training.settings import TrainConfig, is_due
-from training.setup import Run, check_flags, set_up
+from training.setup import Run, set_up
 from training.step import TrainState
+
+PLACES = ("data_dir", "workdir", "checkpoint_dir", "coordinator_address", "num_processes", "process_id")
 
 
 def train(config: TrainConfig) -> int:
-    """Runs until --num_steps or SIGTERM. Raises ValueError on settings that do not fit, before any work."""
-    sharding = config.sharding
+    """Runs until --num_steps, SIGTERM or Ctrl-C. Settings that do not fit are errors before anything is made."""
+    check_flags(config)
+    data = read_training_data(config)
+    config = with_run_lengths(config, data.num_examples)
+    sharding, workdir = config.sharding, pathlib.Path(config.run.workdir)
     initialize_processes(sharding.coordinator_address, sharding.num_processes, sharding.process_id)
     mesh = make_mesh()
-    check_flags(config, mesh)
-    run, state, progress = set_up(config, mesh)
-    try:
-        with Preemption() as preemption:
-            finished, progress = run_steps(run, state, progress, preemption)
-    finally:
-        run.reporter.close()
-        run.checkpoints.close()
+    check_devices(config, mesh)
+    check_replaceable(workdir / "export")
+    with only_run(workdir) if jax.process_index() == 0 else contextlib.nullcontext():
+        keep_compiled_programs(workdir / "compiled")
+        run, state, progress = set_up(config, mesh, data)
+        try:
+            with Preemption() as preemption:
+                finished, state, progress = run_steps(run, state, progress, preemption)
+            if finished:
+                export_if_missing(run, state, progress)
+        finally:
+            run.reporter.close()
+            run.checkpoints.close()
     if not finished:
-        print("stopped by SIGTERM; the last step is saved: the same command resumes", file=sys.stderr)
+        print(f"stopped by {preemption.stopped_by or 'SIGTERM'}; the last step is saved: the same command resumes",
+              file=sys.stderr)
     elif jax.process_index() == 0:
         summarize(run, progress)
     return 0
 
 
-def run_steps(run: Run, state: TrainState, progress: Progress, preemption: Preemption) -> tuple[bool, Progress]:
-    """The training loop. Returns whether all steps are done (False: stopped by SIGTERM, and saved) and the progress."""
+def run_steps(
+    run: Run, state: TrainState, progress: Progress, preemption: Preemption
+) -> tuple[bool, TrainState, Progress]:
+    """The training loop. Returns whether all steps are done (False: asked to stop, and saved), state and progress."""
     config, reporter, step = run.config, run.reporter, int(jax.device_get(state.step))
     if step == 0:
-        with reporter.paused():
+        with reporter.paused("evaluating"):
             progress = evaluate(run, state, step, progress)
     is_last = is_last_step(run, step, progress)
     pending = None  # the step before, whose metrics are read once the next one is under way
-    for fed in () if is_last else Feed(run.loader, run.mesh, config.batch.row_rungs):
+    for fed in () if is_last else Feed(run.loader, run.mesh):
         profile(run, state, step + 1)
-        with jax.transfer_guard("disallow"):
+        with reporter.first_call(fed), jax.transfer_guard("disallow"):
             batch = fed.batch if run.teacher is None else fed.batch._replace(targets=run.teacher.of_batch(fed))
             state, metrics = run.train_step(fed.host.texts_per_example)(state, batch)
         step += 1
@@ -64,22 +81,21 @@ def run_steps(run: Run, state: TrainState, progress: Progress, preemption: Preem
         progress = progress._replace(loader_state=fed.loader_state)
 
         stop = preemption.reached(step)
-        evaluates = step == config.optimizer.num_steps or is_due(step, config.evaluation.eval_every)
-        if evaluates:
+        if step == config.optimizer.num_steps or is_due(step, config.evaluation.eval_every):
             reporter.step_done(*pending)  # no evaluation, no checkpoint of a step that went wrong
             pending = None
-            with reporter.paused():
+            with reporter.paused("evaluating"):
                 progress = evaluate(run, state, step, progress)
         is_last = is_last_step(run, step, progress)
         if is_last or stop or is_due(step, config.run.checkpoint_every):
             if pending:
                 reporter.step_done(*pending)
                 pending = None
-            with reporter.paused():
+            with reporter.paused("saving"):
                 run.checkpoints.save(step, state, progress)
         if is_last or stop:
             break
-    return is_last, progress
+    return is_last, state, progress
 
 
 def is_last_step(run: Run, step: int, progress: Progress) -> bool:
@@ -105,8 +121,7 @@ def evaluate(run: Run, state: TrainState, step: int, progress: Progress) -> Prog
     Every process computes the same scores on its own devices, so that none has to be told; process 0 writes.
     """
     parameters = {name: state.parameters[name] for name in declare(run.model)}  # without those of the objective
-    encoder = Encoder.from_parameters(
-        run.model, jax.tree.map(lambda x: x.addressable_data(0), parameters), run.tokenizer)
+    encoder = Encoder(run.model, jax.tree.map(lambda x: x.addressable_data(0), parameters), run.tokenizer)
     evaluation = run.evaluator(encoder.encode, run.teacher_targets(state))
     score = evaluation.selected
     is_best = score is not None and (progress.best_score is None or score > progress.best_score)
@@ -118,15 +133,36 @@ def evaluate(run: Run, state: TrainState, step: int, progress: Progress) -> Prog
         run.reporter.evaluated(step, evaluation.scores)
         save_details(run.workdir, step, evaluation)
     if is_best or (score is None and step == run.config.optimizer.num_steps):
-        export_sentence_transformers(
-            run.workdir / "export", run.model, host_copy(parameters), run.tokenizer_folder,
-            model_card(run, step, evaluation.scores), replace=True,
-        )
+        export(run, state, step, evaluation.scores)
     return progress
 
 
+def export(run: Run, state: TrainState, step: int, scores: dict[str, float]) -> None:
+    """Writes WORKDIR/export."""
+    parameters = {name: state.parameters[name] for name in declare(run.model)}
+    export_sentence_transformers(
+        run.workdir / "export", run.model, host_copy(parameters), run.tokenizer_folder, model_card(run, step, scores),
+        replace=True,
+    )
+
+
+def export_if_missing(run: Run, state: TrainState, progress: Progress) -> None:
+    """Exports once more if somebody has deleted WORKDIR/export of a finished run: its best step if that is kept."""
+    if not any_process(jax.process_index() == 0 and not (run.workdir / "export" / "modules.json").exists()):
+        return
+    step = int(jax.device_get(state.step))
+    if progress.best_step not in (None, step):
+        if progress.best_step in run.checkpoints.steps():
+            step, state = progress.best_step, run.checkpoints.restore_state(progress.best_step, state)
+        else:
+            print(f"the best model, of step {progress.best_step}, is gone with export/ and its checkpoint: exported is "
+                  f"that of step {step}", file=sys.stderr)
+    if jax.process_index() == 0:
+        export(run, state, step, scores_at(run.workdir, step))
+
+
 def summarize(run: Run, progress: Progress) -> None:
-    """What the run has gained over its first weights, and where its results are."""
+    """Prints what the run has gained over its first weights, and where its results are."""
     if progress.best_step:
         print("\n".join(gains(run.workdir, 0, progress.best_step)))
     if run.config.run.plot:
@@ -135,13 +171,19 @@ def summarize(run: Run, progress: Progress) -> None:
 
 
 def model_card(run: Run, step: int, scores: dict[str, float]) -> ModelCard:
-    config, manifest = run.config, read_manifest(run.config.data.data_dir)
-    places = ("data_dir", "workdir", "checkpoint_dir", "coordinator_address", "num_processes", "process_id")
-    recipe = [(name, value) for name, value in values_of(config).items() if name not in places and value != ()]
+    """What the exported README.md says of the run."""
+    recipe = [(name, value) for name, value in values_of(run.config).items() if name not in PLACES and value != ()]
     return ModelCard(
         name=run.workdir.resolve().name,
-        base_model="" if config.model.random_init else config.model.init,
-        datasets=tuple((entry["name"], entry["examples"]) for entry in manifest["datasets"]),
-        recipe=tuple((name, str(value).lower() if isinstance(value, bool) else str(value)) for name, value in recipe),
+        base_model="" if run.config.model.random_init else run.config.model.init,
+        datasets=tuple((entry["name"], entry["examples"]) for entry in run.data.manifests),
+        recipe=tuple((name, as_flag(value)) for name, value in recipe),
         scores=tuple((f"held out, after step {step}", name, value) for name, value in scores.items()),
     )
+
+
+def as_flag(value: object) -> str:
+    """A setting's value as a command line has it."""
+    if isinstance(value, tuple):
+        return ",".join(map(str, value))
+    return str(value).lower() if isinstance(value, bool) else str(value)

@@ -6,6 +6,7 @@ import math
 import pathlib
 import time
 from collections import Counter
+from collections.abc import Iterator
 
 import jax
 import numpy as np
@@ -27,6 +28,7 @@ class Reporter:
         self._num_steps = config.optimizer.num_steps
         self._bar = tqdm.tqdm(total=self._num_steps, initial=resumed_step or 0, unit="step", mininterval=0.5,
                               disable=self._writer is None, dynamic_ncols=True)
+        self._compiled: set[tuple[int, int]] = set()  # (rows per block, texts per example)
         self._start_window()
 
     def _start_window(self) -> None:
@@ -74,11 +76,28 @@ class Reporter:
         )
 
     @contextlib.contextmanager
-    def paused(self):
-        """Time spent in here does not count."""
+    def first_call(self, fed: Fed) -> Iterator[None]:
+        """Says that a step is compiled, if it is the first on a batch of this size; that time does not count."""
+        size = fed.batch.packed.tokens.shape[1], fed.host.texts_per_example
+        if size in self._compiled:
+            yield
+            return
+        self._compiled.add(size)
+        with self.paused(f"compiling a step of {size[0]} rows"):
+            yield
+
+    @contextlib.contextmanager
+    def paused(self, activity: str) -> Iterator[None]:
+        """The progress bar names the activity, and the time spent in here does not count."""
+        self._bar.set_postfix_str(activity)
         begin = time.perf_counter()
         yield
-        self._started += time.perf_counter() - begin
+        seconds = time.perf_counter() - begin
+        self._started += seconds
+        if not self._bar.disable:  # the time left is estimated without it
+            self._bar.start_t += seconds
+            self._bar.last_print_t += seconds
+        self._bar.set_postfix_str("", refresh=False)
 
     def evaluated(self, step: int, scores: dict[str, float]) -> None:
         self._bar.write(f"step {step}: " + ", ".join(f"{name} {value:.4g}" for name, value in scores.items()))

@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 
 from data.loader import Batch, BatchSource, LoaderConfig, batch_with_rows, make_loader
-from data.packing import PackedTexts, row_rung
+from data.packing import PackedTexts, row_count
 from data.prepare import PrepareConfig, prepare
 from data.settings import BatchSettings, DataSettings
 from data.shards import DatasetReader, text_id
@@ -175,7 +175,7 @@ def test_batches_hold_texts_of_the_source(config, source_lines, tokenizer_folder
                 seen.add(example)
         assert found == counts
         assert batch.statistics[:4] == (real_tokens, batch.packed.tokens.size, num_texts, truncated) and truncated > 0
-        assert batch.packed.tokens.shape == (4, row_rung(batch.rows_needed), 128)
+        assert batch.packed.tokens.shape == (4, row_count(batch.rows_needed), 128)
         assert batch.rows_needed == batch.packed.text_rows.max() + 1
     assert len(seen) > 200, "examples differ from batch to batch"
 
@@ -198,7 +198,7 @@ def test_hosts_hold_slices_of_one_global_batch(config, mixture):
     for step, whole in zip(steps, batches_of(settings, steps)):
         for hosts in (2, 4):
             shares = [batches_of(settings, [step], blocks)[0] for blocks in np.arange(4).reshape(hosts, -1)]
-            rows = row_rung(max(share.rows_needed for share in shares))
+            rows = row_count(max(share.rows_needed for share in shares))
             shares = [batch_with_rows(share, rows) for share in shares]
             assert_equal(concatenate(shares), whole.packed)
             totals = [share.statistics for share in shares]
@@ -261,11 +261,16 @@ def test_the_iterator_restores_its_exact_state(config):
             assert batch.statistics == expected[step].statistics
 
 
-def test_coarser_rungs_hold_the_same_texts(config):
-    for fine, coarse in zip(batches_of(config(), range(4)), batches_of(config(row_rungs=1), range(4))):
-        rows = row_rung(fine.rows_needed, 1)
-        assert coarse.packed.tokens.shape[1] == rows
-        assert_equal(coarse.packed, batch_with_rows(fine, rows).packed)
+def test_row_counts_are_chosen_from_the_first_batches(config):
+    """A short run gets one size per ten steps at most; the texts are the same, and so are all hosts' sizes."""
+    steps = 30
+    few = batches_of(config(num_steps=steps), range(steps))
+    assert len({batch.packed.tokens.shape[1] for batch in few}) <= 3
+    assert all(batch.row_counts == few[0].row_counts for batch in batches_of(config(num_steps=steps), range(2), [1, 3]))
+    for batch, other in zip(few, batches_of(config(), range(steps))):
+        rows = row_count(batch.rows_needed, batch.row_counts)
+        assert batch.packed.tokens.shape[1] == rows in batch.row_counts
+        assert_equal(batch.packed, batch_with_rows(other, rows).packed)
 
 
 def test_weights_of_the_config(config):
@@ -290,7 +295,6 @@ def test_tokens_of_a_large_vocabulary(tmp_path):
 
 
 @pytest.mark.parametrize(("options", "message"), [
-    ({"row_rungs": 3}, "row_rungs=3 is not a power of two"),
     ({"global_batch_size": 30}, "global_batch_size=30 is not divisible by packing_blocks=4"),
     ({"max_length": 65, "row_length": 64}, "max_length=65 is above row_length=64"),
     ({"max_length": 2}, "max_length=2 leaves no room"),

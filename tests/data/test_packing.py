@@ -1,9 +1,20 @@
 """Packing against a slow model of itself, and against what a packing must be."""
 
+import itertools
+
 import numpy as np
 import pytest
 
-from data.packing import PackedTexts, max_segments, pack_blocks, pack_rows, pack_texts, row_rung, with_rows
+from data.packing import (
+    PackedTexts,
+    choose_row_counts,
+    max_segments,
+    pack_blocks,
+    pack_rows,
+    pack_texts,
+    row_count,
+    with_rows,
+)
 
 PAD = 7
 
@@ -60,7 +71,7 @@ def test_pack_blocks_holds_every_text_once(seed):
     texts = [random.integers(10, 30000, length) for length in lengths.reshape(-1)]
     ids = np.where(lengths > 0, random.integers(1, 2**64, lengths.shape, np.uint64), np.uint64(0))
     packed, rows_needed = pack_blocks(np.concatenate(texts), lengths, ids, row_length, PAD)
-    assert packed.tokens.shape == (num_blocks, row_rung(rows_needed), row_length)
+    assert packed.tokens.shape == (num_blocks, row_count(rows_needed), row_length)
     for block in range(num_blocks):
         for slot in range(num_texts):
             tokens, positions, cells = unpack(packed, block, slot)
@@ -114,16 +125,38 @@ def test_errors_quote_both_values():
         pack_texts([np.ones(16, np.int32)] * 3, None, row_length=16, pad_id=PAD, num_rows=2)
 
 
-@pytest.mark.parametrize("row_rungs", [1, 2, 4, 16])
-def test_row_rungs(row_rungs):
-    rungs = np.array([row_rung(n, row_rungs) for n in range(1, 5000)])
-    assert (rungs >= np.arange(1, 5000)).all() and (np.diff(rungs) >= 0).all()
-    assert all(row_rung(int(rung), row_rungs) == rung for rung in rungs), "a rung is its own rung"
-    ladder = np.unique(rungs)
+def test_row_counts_of_the_ladder():
+    counts = np.array([row_count(n) for n in range(1, 5000)])
+    assert (counts >= np.arange(1, 5000)).all() and (np.diff(counts) >= 0).all()
+    assert all(row_count(int(count)) == count for count in counts), "a rung is its own rung"
+    ladder = np.unique(counts)
     steps = np.diff(ladder)
-    assert ((steps == 1) | (steps / ladder[:-1] <= 1 / row_rungs)).all()
-    assert ((ladder > 1024) & (ladder <= 2048)).sum() == row_rungs
-    assert row_rung(0, row_rungs) == 1
+    assert ((steps == 1) | (steps / ladder[:-1] <= 1 / 16)).all()
+    assert ((ladder > 1024) & (ladder <= 2048)).sum() == 16
+    assert row_count(0) == 1
+
+
+def test_row_counts_that_were_chosen_come_before_the_ladder():
+    assert [row_count(n, (30, 33)) for n in (1, 30, 31, 33, 34, 65)] == [30, 30, 33, 33, 34, 68]
+
+
+@pytest.mark.parametrize("most", [1, 2, 3, 8])
+def test_chosen_row_counts_leave_the_fewest_rows_unused(most):
+    """Against all choices; and no more of them than 2 % of spare rows allow."""
+    random = np.random.default_rng(most)
+    for _ in range(20):
+        needed = random.integers(1, 1 + random.integers(1, 40), random.integers(1, 60))
+        chosen = choose_row_counts(needed, most)
+        values = np.unique(needed).tolist()
+        of_count = [
+            min(sum(row_count(int(n), counts) for n in needed) for counts in itertools.combinations(values, size)
+                if counts[-1] == values[-1])
+            for size in range(1, min(most, len(values)) + 1)
+        ]
+        enough = [rows <= 1.02 * needed.sum() for rows in of_count]
+        size = enough.index(True) + 1 if any(enough) else len(of_count)
+        assert len(chosen) == size and list(chosen) == sorted(chosen)
+        assert sum(row_count(int(n), chosen) for n in needed) == of_count[size - 1]
 
 
 def test_with_rows():

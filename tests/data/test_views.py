@@ -6,7 +6,7 @@ import pytest
 from data.drawing import RaggedTexts
 from data.loader import batch_with_rows, make_loader
 from data.mixture import random_words
-from data.packing import row_rung
+from data.packing import row_count
 from data.shards import text_id
 from data.tokenizer import load_tokenizer
 from data.views import make_views
@@ -149,9 +149,9 @@ def test_hosts_and_packing_do_not_change_views(data_dir, views):
     settings = config_of(data_dir, views=views, view_rate=0.3)
     for step in (0, 5):
         whole = batches_of(settings, [step])[0]
-        halves = np.arange(settings.packing_blocks).reshape(2, -1)
+        halves = np.arange(settings.batch.packing_blocks).reshape(2, -1)
         shares = [batches_of(settings, [step], half)[0] for half in halves]
-        rows = row_rung(max(share.rows_needed for share in shares))
+        rows = row_count(max(share.rows_needed for share in shares))
         assert_equal(concatenate([batch_with_rows(share, rows) for share in shares]), whole.packed)
         other = batches_of(config_of(data_dir, views=views, view_rate=0.3, packing_blocks=1), [step])[0]
 
