@@ -4,6 +4,7 @@ import importlib
 import importlib.util
 import pathlib
 import re
+import tomllib
 
 import pytest
 
@@ -61,7 +62,7 @@ def test_links(document):
         target = (REPOSITORY / document).parent / path if path else REPOSITORY / document
         headings = re.findall(r"^#+ (.*)$", target.read_text(), re.MULTILINE) if target.is_file() else []
         anchors = {re.sub(r"[^\w -]", "", heading.lower()).replace(" ", "-") for heading in headings}
-        if not target.exists() or anchor and anchor not in anchors:
+        if not target.exists() or (anchor and anchor not in anchors):
             missing.append(f"{path}#{anchor}")
     assert missing == []
 
@@ -128,8 +129,6 @@ def test_every_recipe_is_described():
 
 def test_the_dependencies_are_those_of_pyproject():
     """Every package and every extra that pyproject.toml names stands in BUILD.md's tables."""
-    import tomllib
-
     project = tomllib.loads(text_of("pyproject.toml"))["project"]
     section = text_of("BUILD.md").split("## Dependencies")[1]
     packages = [re.match(r"[\w-]+", requirement)[0] for requirement in project["dependencies"]]
