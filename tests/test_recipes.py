@@ -1,4 +1,4 @@
-"""The recipes are lists of flags that exist, with the published values (SYSTEMS.md section 1)."""
+"""The recipes are lists of flags that exist, with the published values (recipes/README.md)."""
 
 import json
 import subprocess
@@ -38,7 +38,7 @@ EXPECTED = {
 SCT = {"global_batch_size": 128, "max_length": 128, "num_epochs": 20.0, "warmup_share": 0.1, "adam_epsilon": 1e-6,
        "adam_bias_correction": False, "weight_decay": 0.01, "clip_norm": 1.0, "eval_every": 64,
        "patience_epochs": 7.0, "pooling": "mean", "kl_weight": 1.0, "num_queues": "2"}
-SCT_ROWS = {  # SYSTEMS.md section 2: tau_ref, tau, K, learning rate
+SCT_ROWS = {  # recipes/README.md: tau_ref, tau, queue, learning rate
     "self": {"tiny": (.03, .04, 131072, 5e-4), "mini": (.01, .03, 131072, 3e-4), "small": (.02, .03, 65536, 3e-4),
              "base": (.04, .05, 65536, 5e-4), "large": (.04, .05, 16384, 5e-4)},
     "distill": {"tiny": (.03, .04, 131072, 5e-4), "mini": (.04, .05, 65536, 1e-4), "small": (.04, .05, 131072, 1e-4),

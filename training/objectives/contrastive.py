@@ -93,7 +93,7 @@ def contrastive_loss(
     Keys are the positives and the hard negatives of all devices. The sum of the shares over
     devices is the mean loss over the global batch (for the symmetric loss, the mean of both directions), and AD of a
     share, summed over devices, is the exact gradient of that mean. Texts that occur twice in the global batch are no
-    negatives of each other. Source: SYSTEMS.md section 1; in-batch negatives, Henderson et al. 2017 (1705.00652).
+    negatives of each other. Source: recipes/README.md; in-batch negatives, Henderson et al. 2017 (1705.00652).
 
     The loss is the same however the keys are exchanged: gathered on every device, or passed round a ring.
 

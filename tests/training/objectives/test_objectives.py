@@ -49,7 +49,7 @@ def naive_head(parameters, x):
 
 
 def naive_cross_view(students, references, queues, options):
-    """The formulas of SYSTEMS.md: L, and the queues (lists of rows, oldest first) after the step."""
+    """The formulas of training/objectives/sct.py: L, and the queues (lists of rows, oldest first) after the step."""
     loss, extended = 0.0, [np.concatenate([queue, rows]) for queue, rows in zip(queues, references)]
     for view in (0, 1):
         queue = extended[view % len(queues)]
