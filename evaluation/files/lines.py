@@ -7,6 +7,7 @@ import gzip
 import itertools
 import json
 import pathlib
+import re
 import zlib
 from collections.abc import Callable, Iterable, Iterator, Sequence
 
@@ -114,6 +115,11 @@ def check_text(text: object, what: str, *, may_be_empty: bool = False) -> None:
         text.encode()
     except UnicodeEncodeError:  # JSON's "\ud800"
         raise ValueError(f"{what} has half a surrogate pair: {text[:80]!r}") from None
+
+
+def file_title(path: str | pathlib.Path) -> str:
+    """The name of a file without its folder and suffixes, which becomes the name of its task."""
+    return re.sub(r"(\.(jsonl|json|tsv|txt))?(\.gz)?$", "", pathlib.Path(path).name, flags=re.IGNORECASE)
 
 
 def log_left_out(path: str | pathlib.Path, count: int, what: str) -> None:

@@ -67,7 +67,7 @@ LIMITS = dict.fromkeys((*YEARS, "stsb", "sts17", "stsb_multi_mt"), (0, 5)) | {"s
 PUBLISHED_PAIRS = {year: {"test": pairs} for year, pairs in zip(YEARS, (3108, 1500, 3750, 3000, 1186))} | {
     "stsb": {"train": 5749, "dev": 1500, "test": 1379}, "sickr": {"train": 4500, "dev": 500, "test": 4927}}
 TASK_OF_FILE = {"sick": "sickr", "stsbenchmark": "stsb"}  # tasks whose file has another name
-SICK_COLUMNS = Columns("sentence_A", "sentence_B", "relatedness_score", split="SemEval_set")
+SICK_COLUMNS = Columns("sentence_a", "sentence_b", "relatedness_score", split="semeval_set")
 SPLITS = {"train": "train", "dev": "dev", "test": "test"}
 LOOKED_FOR = dict.fromkeys(YEARS, "STS/STS{}-en-test, folders with STS.input.PART.txt") | {
     "stsb": "STS/STSBenchmark, sts-SPLIT.csv, STS-B/SPLIT.tsv, stsb-en-SPLIT.csv",
