@@ -72,6 +72,20 @@ def read_tasks(config: EvaluateConfig) -> list[Task]:
     return tasks
 
 
+def check_paths(config: EvaluateConfig) -> None:
+    """ValueError that names the flag if it is given a folder but takes a file, or the other way round."""
+    for flag_name in ("reranking", "pairs", "parallel"):
+        for path in getattr(config, flag_name):
+            if pathlib.Path(path).is_dir():
+                raise ValueError(f"--{flag_name}={path} is a folder: name a file in it")
+    for path in config.retrieval:
+        if not pathlib.Path(path).is_dir():
+            what = "is a file" if pathlib.Path(path).exists() else "does not exist"
+            raise ValueError(f"--retrieval={path} {what}: name the folder of corpus.jsonl, queries.jsonl and qrels/")
+    if config.data_dir and not pathlib.Path(config.data_dir).is_dir():
+        raise ValueError(f"--data_dir={config.data_dir} is not a folder")
+
+
 def read_suite_tasks(config: EvaluateConfig) -> list[Task]:
     """The tasks of --suite, each once; MissingData that names all that are not in --data_dir, and how to do without."""
     names = dict.fromkeys(task for name in config.suite for task in SUITES.get(name, (name,)))
@@ -121,9 +135,10 @@ def evaluate(config: EvaluateConfig) -> None:
     if config.languages and not {"bitext", *translation.TASKS} & set(config.suite):
         raise ValueError(f"--languages={','.join(config.languages)} chooses those of ntrex and tatoeba: give "
                          "--suite=bitext or one of them")
-    tasks = read_tasks(config)
+    check_paths(config)
     if config.output:
         check_output(config.output)
+    tasks = read_tasks(config)
 
     import jax  # only once the flags make sense
 

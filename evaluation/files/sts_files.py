@@ -96,7 +96,7 @@ def read_input_and_gold(
 ) -> list[StsPair]:
     """SemEval's two files of a part: two tab-separated sentences per line, and the score of that line.
 
-    A pair whose gold line is blank was not judged: it is left out, and the number of such pairs is logged. `num_columns`
+    A pair whose gold line is blank was not judged: it is left out, and their number is logged. `num_columns`
     are the numbers of columns that the input may have. ValueError if one file ends before the other.
     """
     lines = list(aligned_lines(input_path, gold_path))

@@ -80,7 +80,7 @@ def read_queries(path: pathlib.Path, qrels: Qrels) -> dict[str, str]:
         if query in qrels and text:
             texts[query] = text
     if not texts:
-        raise ValueError(f"{path} has no text for any of the {len(qrels)} judged queries, such as {next(iter(qrels))!r}")
+        raise ValueError(f"{path} has no text for any of the {len(qrels)} judged queries: {next(iter(qrels))!r} ...")
     log_left_out(path, len(places.keys() - qrels.keys()), f"of {len(places)} queries: not judged")
     log_left_out(path, len(qrels) - len(texts), f"of {len(qrels)} judged queries: they have no text")
     return texts
