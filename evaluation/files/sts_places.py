@@ -104,7 +104,7 @@ def read_set(data_dir: str, name: str, split: str) -> StsSet:
         known = ", ".join(sorted(found)) or "no STS files"
         looked_for = f"eval/{name}.tsv, {name}.tsv, multilingual/{name}.jsonl"
         if name not in LOOKED_FOR:
-            near = nearest(name, [*LOOKED_FOR, *OTHER_NAMES, *found])
+            near = nearest(name, [*LOOKED_FOR, *OTHER_NAMES, *found]) if len(name) > 2 else ""
             raise ValueError(f"--suite={name} is unknown{f': did you mean {near}?' if near else ''}; "
                              f"--data_dir={data_dir} has {known}; looked for {looked_for}")
         looked_for = f"{looked_for}, {LOOKED_FOR[name].format(name[-2:])}"

@@ -25,13 +25,12 @@ NTREX_REFERENCE = re.compile(r"newstest2019-ref(?:-(\d))?\.(.+)\.txt")  # ref-2.
 TATOEBA_FILE = re.compile(r"tatoeba\.(.+)-eng\.(\1|eng)")
 
 
-ISO_639_1 = dict(pair.split(":") for pair in (
-    "af:afr am:amh ar:ara az:aze be:bel bg:bul bn:ben bo:bod bs:bos ca:cat cs:ces cy:cym da:dan de:deu el:ell "
-    "es:spa et:est eu:eus fa:fas fi:fin fr:fra ga:gle gl:glg gu:guj ha:hau he:heb hi:hin hr:hrv hu:hun hy:hye "
-    "id:ind is:isl it:ita ja:jpn ka:kat kk:kaz km:khm kn:kan ko:kor ku:kmr lo:lao lt:lit lv:lav mk:mkd ml:mal "
-    "mn:mon mr:mar ms:msa mt:mlt my:mya nb:nob ne:nep nl:nld nn:nno no:nob pa:pan pl:pol ps:pus pt:por ro:ron "
-    "ru:rus sd:snd si:sin sk:slk sl:slv so:som sq:sqi sr:srp sv:swe sw:swa ta:tam te:tel th:tha tr:tur uk:ukr "
-    "ur:urd uz:uzb vi:vie zh:zho"
+ISO_639_1 = dict(pair.split(":") for pair in (  # two-letter codes: those of the files
+    "af:afr am:amh ar:ara az:aze be:bel bg:bul bn:ben bo:bod bs:bos ca:cat cs:ces cy:cym da:dan de:deu el:ell es:spa "
+    "et:est eu:eus fa:fas fi:fin fr:fra ga:gle gl:glg gu:guj ha:hau he:heb hi:hin hr:hrv hu:hun hy:hye id:ind is:isl "
+    "it:ita ja:jpn ka:kat kk:kaz km:khm kn:kan ko:kor ku:kmr lo:lao lt:lit lv:lav mk:mkd ml:mal mn:mon mr:mar ms:msa "
+    "mt:mlt my:mya nb:nob ne:nep nl:nld nn:nno no:nob pa:pan pl:pol ps:pus pt:por ro:ron ru:rus sd:snd si:sin sk:slk "
+    "sl:slv so:som sq:sqi sr:srp sv:swe sw:swa ta:tam te:tel th:tha tr:tur uk:ukr ur:urd uz:uzb vi:vie zh:zho "
 ).split())
 
 

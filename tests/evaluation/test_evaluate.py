@@ -129,7 +129,7 @@ def test_evaluate_reads_the_split_and_the_folder_itself(data_dir, angle_encoder)
 
 @pytest.mark.parametrize("flags, message", [
     ((), "nothing to score: give --suite"),
-    (("--suite=stsb,sts99",), "--suite=sts99 is unknown; --data_dir=. has sickr, stsb"),
+    (("--suite=stsb,sts99",), "--suite=sts99 is unknown: did you mean sts?; --data_dir=. has sickr, stsb"),
     (("--suite=sts,stsb",), "--data_dir=. lacks 5 of 7 tasks: sts12, sts13, sts14, sts15, sts16 (above: where each "
                             "was looked for); without them: --suite=stsb,sickr"),
     (("--suite=sickr", "--split=dev"), "no row of the split 'dev'; it has test"),
@@ -151,6 +151,10 @@ def test_wrong_flags_fail_before_the_model_is_looked_for(data_dir, run_main, fla
     ({"suite": ("transfer", "bitext")}, "--data_dir=.* lacks 3 of 4 tasks: snli, ntrex, tatoeba .*: --suite=sicke$"),
     ({"suite": ("snli",)}, "--data_dir=.* has no snli: neither "),  # alone it says itself where it was looked for
     ({"output": "eval/stsb.tsv/results.json"}, r"--output=\S+/results.json: cannot write in \S+stsb.tsv: .*exists"),
+    ({"pairs": ("/",)}, "--pairs=/ is a folder: name a file in it"),
+    ({"parallel": ("/",)}, "--parallel=/ is a folder"), ({"reranking": ("/",)}, "--reranking=/ is a folder"),
+    ({"retrieval": (__file__,)}, "--retrieval=.*py is a file: name the folder of corpus.jsonl"),
+    ({"data_dir": __file__}, "--data_dir=.*py is not a folder"),
     ({"output": "eval"}, r"--output=\S+eval is a folder; name a file in it"),
 ])
 def test_wrong_settings(data_dir, change, message):
