@@ -19,7 +19,7 @@ Line = tuple[str, str]  # ("path:number", text)
 def all_lines(path: str | pathlib.Path) -> Iterator[Line]:
     """Yields ("path:number", text) for each line of a UTF-8 file, blank ones too, without its line end.
 
-    Only \\n ends a line: texts may hold the other characters that Unicode calls line ends. A byte-order mark is dropped.
+    Only \\n ends a line: texts may hold the other characters that Unicode calls line ends. Drops a byte-order mark.
     Raises ValueError for a folder, for bytes that are not UTF-8 (naming the line) and for a truncated or damaged gzip
     file (naming the file); OSError if the file cannot be read.
     """

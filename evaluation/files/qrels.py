@@ -1,4 +1,4 @@
-"""Relevance judgements (qrels) of a retrieval set: BEIR's table, the same without its header, and TREC's four columns."""
+"""Relevance judgements (qrels) of a retrieval set: BEIR's table, that table without header, and TREC's four columns."""
 
 import itertools
 import pathlib
@@ -83,7 +83,7 @@ def _named_columns(first: Line) -> Columns | None:
     found = {name: [index for index, cell in enumerate(cells) if cell in words] for name, words in SYNONYMS.items()}
     if not found["score"] or GAIN.fullmatch(cells[-1]):
         return None
-    for name, places in found.items():
+    for places in found.values():
         if len(places) != 1:
             raise ValueError(f"{first[0]}: a header names query-id, corpus-id and score once each: {first[1][:80]!r}")
     return Columns(*(found[name][0] for name in BEIR), len(cells))
@@ -95,7 +95,7 @@ def _usual_columns(first: Line) -> Columns:
         raise ValueError(f"{first[0]}: {len(cells)} columns; expected query-id, corpus-id, score, or TREC's query-id, "
                          f"iteration, corpus-id, score: {first[1][:80]!r}")
     if not GAIN.fullmatch(cells[-1]):
-        raise ValueError(f"{first[0]}: neither a judgement (its score {cells[-1][:80]!r} is not an integer) nor a header "
-                         "of query-id, corpus-id, score")
+        raise ValueError(f"{first[0]}: neither a judgement (its score {cells[-1][:80]!r} is not an integer) nor a "
+                         "header of query-id, corpus-id, score")
     names = BEIR if len(cells) == len(BEIR) else TREC
     return Columns(*(names.index(name) for name in BEIR), len(cells))

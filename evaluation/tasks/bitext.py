@@ -25,7 +25,7 @@ NTREX_REFERENCE = re.compile(r"newstest2019-ref(?:-(\d))?\.(.+)\.txt")  # ref-2.
 TATOEBA_FILE = re.compile(r"tatoeba\.(.+)-eng\.(\1|eng)")
 
 
-ISO_639_1 = dict(pair.split(":") for pair in (  # two-letter codes: those of the files
+ISO_639_1 = dict(pair.split(":") for pair in (  # noqa: SIM905
     "af:afr am:amh ar:ara az:aze be:bel bg:bul bn:ben bo:bod bs:bos ca:cat cs:ces cy:cym da:dan de:deu el:ell es:spa "
     "et:est eu:eus fa:fas fi:fin fr:fra ga:gle gl:glg gu:guj ha:hau he:heb hi:hin hr:hrv hu:hun hy:hye id:ind is:isl "
     "it:ita ja:jpn ka:kat kk:kaz km:khm kn:kan ko:kor ku:kmr lo:lao lt:lit lv:lav mk:mkd ml:mal mn:mon mr:mar ms:msa "

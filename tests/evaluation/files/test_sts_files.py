@@ -305,8 +305,8 @@ def test_a_task_that_is_not_there(tmp_path):
 
 
 def test_header_names_in_any_case_a_byte_order_mark_and_blank_lines(tmp_path):
-    lines = ["\ufeff", "Sentence1\tSENTENCE2\tScore\tSplit\r", "", *(f"{a}\t{b}\t{c}\ttest" for a, b, c in pairs_of("x")),
-             "\t\t\t", ""]
+    rows = [f"{a}\t{b}\t{c}\ttest" for a, b, c in pairs_of("x")]
+    lines = ["\ufeff", "Sentence1\tSENTENCE2\tScore\tSplit\r", "", *rows, "\t\t\t", ""]
     write(tmp_path / "mine.tsv", lines)
     assert read_set(str(tmp_path), "mine", "test").parts == {"mine": pairs_of("x")}
     write(tmp_path / "twice.tsv", ["sentence1\tsentence2\tscore\tScore", "a\tb\t1\t2"])
