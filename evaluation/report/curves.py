@@ -40,8 +40,8 @@ def read_metrics(path: pathlib.Path) -> list[dict]:
                 break
             value = str(error)
         if not isinstance(value, dict) or type(value.get("step")) is not int:
-            raise ValueError(f"{place}: not a line of metrics, an object with a whole number as step: {text[:80]!r}; if "
-                             "another tool wrote the file, move it away or choose another folder")
+            raise ValueError(f"{place}: not a line of metrics, an object with a whole number as step: {text[:80]!r}; "
+                             "if another tool wrote the file, move it away or choose another folder")
         values.append(value)
     return values
 

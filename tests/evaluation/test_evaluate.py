@@ -2,6 +2,7 @@ import dataclasses
 import gzip
 import json
 import math
+import os
 
 import pytest
 
@@ -179,3 +180,13 @@ def test_results_outlive_a_run_with_bad_files(data_dir, angle_encoder):
         evaluate(config)
     assert before == (output.read_bytes(), items_path(output).read_bytes())
     assert not list(data_dir.glob(".*"))
+
+
+@pytest.mark.parametrize("umask, mode", [(0o077, 0o600), (0o022, 0o644)])
+def test_the_umask_decides_the_permissions(data_dir, angle_encoder, umask, mode):
+    output, before = data_dir / "results.json", os.umask(umask)
+    try:
+        evaluate(EvaluateConfig(model="angles-3", suite=("stsb",), data_dir=str(data_dir), output=str(output)))
+    finally:
+        os.umask(before)
+    assert [path.stat().st_mode & 0o777 for path in (output, items_path(output))] == [mode, mode]

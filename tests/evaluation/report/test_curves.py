@@ -16,7 +16,7 @@ def test_titles_and_units_fit_the_objective():
 def test_the_metrics_of_another_tool_are_named(tmp_path, line):
     path = tmp_path / "metrics.jsonl"
     path.write_text('{"step": 1, "loss": 2}\n' + line + "\n")
-    with pytest.raises(ValueError, match="metrics.jsonl:2: not a line of metrics"):
+    with pytest.raises(ValueError, match=r"metrics.jsonl:2: not a line of metrics"):
         read_metrics(path)
 
 
