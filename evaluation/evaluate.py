@@ -42,15 +42,18 @@ class EvaluateConfig:
                                       "sts17, sts22, or the name of any file of STS pairs")
     data_dir: str = flag("", "folder with the files of --suite, in their published layouts (see BUILD.md)")
     split: str = flag("test", "split to score of STS, AskUbuntu, SciDocs and --retrieval: test, dev or train")
-    languages: tuple[str, ...] = flag((), "languages of ntrex and tatoeba to score, by the codes in their files, such as deu,fra; "
+    languages: tuple[str, ...] = flag((), "languages of ntrex and tatoeba to score, by the codes in their files, such "
+                                          "as deu,fra; "
                                           "empty: all")
     reranking: tuple[str, ...] = flag((), "files of {query, positive, negative} (.jsonl, .jsonl.gz), comma-separated: "
                                           "MAP and MRR@10 of each")
     retrieval: tuple[str, ...] = flag((), "folders of BEIR's layout (corpus.jsonl, queries.jsonl, qrels/), "
                                           "comma-separated: nDCG@10, MRR@10, Recall@100 and MAP@100 of each")
-    pairs: tuple[str, ...] = flag((), "files of held-out pairs (.jsonl, .jsonl.gz), comma-separated: accuracy@1 and MRR@10 "
+    pairs: tuple[str, ...] = flag((), "files of held-out pairs (.jsonl, .jsonl.gz), comma-separated: accuracy@1 and "
+                                      "MRR@10 "
                                       "of finding each text's partner")
-    parallel: tuple[str, ...] = flag((), "files of translations (.tsv, .tsv.gz; the header names the source language first, then "
+    parallel: tuple[str, ...] = flag((), "files of translations (.tsv, .tsv.gz; the header names the source language "
+                                         "first, then "
                                          "the others), "
                                          "comma-separated: translation accuracy in each language")
     teacher: str = flag("", "MODEL: also the mean squared error of the model's embeddings of the translations against "
