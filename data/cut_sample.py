@@ -200,8 +200,8 @@ def readme(training: dict[Part, list], num_held_out: int, num_sts: int, sites: l
     table = "\n".join(rows)
     return f"""# The sample
 
-`python -m data.cut_sample` wrote this folder. The texts are other people's, under the licences named here. Each file is a
-selection of its source, in the order of a hash, without texts above a length; nothing was reworded. Files under a
+`python -m data.cut_sample` wrote this folder. The texts are other people's, under the licences named here. Each file is
+a selection of its source, in the order of a hash, without texts above a length; nothing was reworded. Files under a
 share-alike licence stay under it.
 
 | file | kind | examples | weight | licence | source | what it is |
