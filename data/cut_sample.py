@@ -200,8 +200,8 @@ def readme(training: dict[Part, list], num_held_out: int, num_sts: int, sites: l
     table = "\n".join(rows)
     return f"""# The sample
 
-Written by `python -m data.cut_sample`; the texts are other people's, under the licences named here. A selection of each
-source was taken, in the order of a hash, texts above a length were left out, and nothing was reworded. Files under a
+`python -m data.cut_sample` wrote this folder. The texts are other people's, under the licences named here. Each file is
+a selection of its source, in the order of a hash, without texts above a length; nothing was reworded. Files under a
 share-alike licence stay under it.
 
 | file | kind | examples | weight | licence | source | what it is |
@@ -212,9 +212,9 @@ share-alike licence stay under it.
 * `heldout.jsonl.gz`: {num_held_out:,} held-out pairs, under the licences of their sources, {held_out}.
   None of their texts is in the training part.
 * `sts_dev.tsv`: **STS-B dev, openly licensed part**: the {num_sts} rows of the STS Benchmark's dev set whose text is
-  openly licensed, images (PASCAL VOC-2008 image captions, CC BY-SA) and answers-forums (Stack Exchange contributors,
-  CC BY-SA 3.0). Scores: CC BY-SA 4.0 (SemEval-2017 task 1, Cer et al.). It is not the whole dev set: scores on it do
-  not compare with published ones. None of its texts, nor any other of STS-B, is in the training part.
+  openly licensed: images (PASCAL VOC-2008 image captions, CC BY-SA) and answers-forums (Stack Exchange contributors,
+  CC BY-SA 3.0). The scores are CC BY-SA 4.0 (SemEval-2017 task 1, Cer et al.). This is not the whole dev set, so scores
+  on it do not compare with published ones. No text of STS-B is in the training part.
 * `model/`: a WordPiece tokenizer trained on the training texts and the config.json of a small BERT. There are no
   weights: training starts from random ones.
 
