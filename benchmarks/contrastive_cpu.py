@@ -50,7 +50,7 @@ def compile_forms(config: ContrastiveBenchmarkConfig, operands) -> dict:
     import jax.numpy as jnp
 
     from kernels.contrastive.api import similarity_logsumexp, summed_logsumexp
-    from training.objectives.contrastive import UNIT_NORM_PRODUCT
+    from kernels.products import UNIT_NORM_PRODUCT
 
     bound = UNIT_NORM_PRODUCT * config.scale
 

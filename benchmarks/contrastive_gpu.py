@@ -61,7 +61,7 @@ def compile_forms(config: ContrastiveBenchmarkConfig, operands) -> dict:
     import jax.numpy as jnp
 
     from kernels.contrastive.api import similarity_logsumexp
-    from training.objectives.contrastive import UNIT_NORM_PRODUCT
+    from kernels.products import UNIT_NORM_PRODUCT
 
     def plain_product(queries, keys):
         return jnp.matmul(queries, keys.T)
@@ -173,7 +173,7 @@ def inf_cl_loss_and_norms(config: ContrastiveBenchmarkConfig, all_queries, keys)
     import jax.numpy as jnp
 
     from kernels.contrastive.api import similarity_logsumexp
-    from training.objectives.contrastive import UNIT_NORM_PRODUCT
+    from kernels.products import UNIT_NORM_PRODUCT
 
     def one_way(own, others):
         lse, _ = similarity_logsumexp(own, others, config.scale, columns=False,

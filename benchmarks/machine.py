@@ -150,7 +150,8 @@ class ProductRate:
         self._passes = {"XLA": _xla_pass(operands, dtype)}
         if dtype == "float32":
             self._passes["numpy"] = lambda: [np.matmul(left, right) for left, right in operands]
-        self.rates: dict[str, list[float]] = {name: [] for name in (*self._passes, *(["PyTorch"] if self._torch else []))}
+        libraries = [*self._passes, *(["PyTorch"] if self._torch else [])]
+        self.rates: dict[str, list[float]] = {name: [] for name in libraries}
         for one_pass in self._passes.values():
             one_pass()
 

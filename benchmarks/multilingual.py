@@ -4,8 +4,9 @@
 
 The student starts as a copy of the teacher and is to give the teacher's embedding of an English sentence for the
 sentence and for its translation. Text: STS-B's training sentences and their machine translations, and NTREX's human
-ones (--ntrex); held out are the translations of STS-B dev, none of whose sentences is trained on. Scored before and after: translation accuracy (of all held-out sentences, mean of
-both directions), mean squared error x 100, and cross-lingual STS-B dev Spearman (English, other language).
+ones (--ntrex); held out are the translations of STS-B dev, none of whose sentences is trained on. Scored before and
+after: translation accuracy (of all held-out sentences, mean of both directions), mean squared error x 100, and
+cross-lingual STS-B dev Spearman (English, other language).
 
 Smaller than in the paper: the student is the teacher itself with its English vocabulary (XLM-RoBERTa's weights are not
 to be had without a hub), which writes other scripts in single characters; some ten thousand sentences; minutes.

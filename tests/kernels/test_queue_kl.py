@@ -12,8 +12,9 @@ import pytest
 from jax.sharding import PartitionSpec
 
 from kernels import implementation as choice
+from kernels.products import UNIT_NORM_PRODUCT
 from kernels.queue_kl.api import queue_kl
-from kernels.queue_kl.sums import UNIT_NORM_SLACK, constant_shift, make_sides
+from kernels.queue_kl.sums import constant_shift, make_sides
 
 # Largest error over the largest magnitude of the array (1 at least). bfloat16 operands are exact in the oracle too:
 # what remains is the gradient of the scores, rounded to bfloat16 for the second product, and the gradient itself.
@@ -159,7 +160,7 @@ def test_constant_shift_at_its_limit(direction, num_rows):
     KL and gradient are zero, as differences of terms as large as the bound: errors are measured against it.
     """
     bound = max(bound for bound in np.arange(1.0, 90.0, 0.1) if constant_shift(bound, 2 * bound, num_rows) is not None)
-    temperature = float(UNIT_NORM_SLACK / bound)
+    temperature = float(UNIT_NORM_PRODUCT / bound)
     case = random_case(23, 20, num_rows, 32, 32, queues="one")
     case.queue[:] = case.queue[0]
     case.embeddings[:], case.references[:] = direction * case.queue[0], -direction * case.queue[0]
