@@ -2,6 +2,7 @@
 
 import dataclasses
 import json
+import os
 import statistics
 import sys
 from collections.abc import Callable
@@ -66,4 +67,11 @@ def run_benchmark(config_type: type, benchmark: Callable) -> None:
     """`python -m benchmarks.NAME`: the config's fields are the flags. Exit status 1: the reason is on the last line."""
     module = sys.modules["__main__"]
     stop_on_signals(module.__spec__.name)
-    run_program(f"python -m {module.__spec__.name}", config_type, benchmark, sys.argv[1:], description=module.__doc__)
+    try:
+        run_program(f"python -m {module.__spec__.name}", config_type, benchmark, sys.argv[1:],
+                    description=module.__doc__)
+    except SystemExit as ended:
+        if isinstance(ended.code, int) and ended.code > 128:  # by a signal: threads that still work would crash Python
+            sys.stdout.flush()
+            os._exit(ended.code)
+        raise
