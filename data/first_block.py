@@ -9,6 +9,7 @@ import collections
 import contextlib
 import json
 import re
+from collections.abc import Callable
 from pathlib import Path
 
 from data.formats import BadLine, BlankLine, SourceFile, parse_line, split_lines
@@ -26,7 +27,7 @@ def check_first_block(path: Path, tsv_header: bool, tsv: str, max_bad_share: flo
     lines = split_lines(block)
     _check_lines(path, first_line, lines, source.syntax, max_bad_share)
     rows = _rows(lines, source.syntax)
-    if rows and not source.columns and _is_header(rows):
+    if rows and not source.columns and _is_header(rows, source.syntax == "parallel"):
         advice = "set --tsv_header" if source.syntax in ("tsv", "parallel") else "delete it"
         raise ValueError(f"{path}: its first line looks like column names ({', '.join(rows[0])}): {advice}")
     if source.syntax != "parallel" and (column := _column_of_values(rows)):
@@ -61,7 +62,7 @@ def _check_lines(path: Path, first_line: int, lines: list[bytes], syntax: str, m
             bad_lines.append((number, str(reason)))
     read = good + len(bad_lines)
     if bad_lines and (not good or len(bad_lines) > max(max_bad_share, 0.5) * read):
-        found = f"no example in {read:,} lines" if not good else f"{len(bad_lines):,} of the first {read:,} lines are bad"
+        found = f"{len(bad_lines):,} of the first {read:,} lines are bad" if good else f"no example in {read:,} lines"
         raise ValueError(f"{path}: {found}: {named_reasons(path, bad_lines)}")
 
 
@@ -80,25 +81,29 @@ def _rows(lines: list[bytes], syntax: str) -> list[list[str]]:
     return rows
 
 
-def _is_header(rows: list[list[str]]) -> bool:
-    """Whether the first row is one of column names, and hardly any other row looks like one."""
+def _is_header(rows: list[list[str]], parallel: bool) -> bool:
+    """Whether the first row has column names, or language codes, and hardly any other row looks like it."""
     first, *others = rows
-    for looks in (_all_named, _some_named, _language_codes):
-        if len(first) > 1 and looks(first):
-            return sum(map(looks, others)) <= 0.05 * len(others)
-    return False
+    if len(first) < 2:
+        return False
+    if all(map(_is_name, first)):
+        return _share(others, lambda row: all(map(_is_name, row))) <= 0.05
+    if any(map(_is_name, first)) and all(map(_is_word, first)):  # among texts, not in a dictionary of single words
+        return _share(others, lambda row: all(map(_is_word, row))) <= 0.05
+    return parallel and all(map(_is_language_code, first)) and _share(
+        others, lambda row: all(map(_is_language_code, row))) <= 0.05
 
 
-def _all_named(cells: list[str]) -> bool:
-    return all(_is_name(cell) for cell in cells)
+def _share(rows: list[list[str]], condition: Callable[[list[str]], bool]) -> float:
+    return sum(map(condition, rows)) / max(1, len(rows))
 
 
-def _some_named(cells: list[str]) -> bool:
-    return any(_is_name(cell) for cell in cells) and all(re.fullmatch(r"[^\W\d][\w.-]*", cell) for cell in cells)
+def _is_word(cell: str) -> bool:
+    return re.fullmatch(r"[^\W\d][\w.-]*", cell) is not None
 
 
-def _language_codes(cells: list[str]) -> bool:
-    return len(set(cells)) == len(cells) and all(re.fullmatch(r"[a-z]{2,3}([-_]\w{2,8})*", cell) for cell in cells)
+def _is_language_code(cell: str) -> bool:
+    return re.fullmatch(r"[a-z]{2}([-_]\w{2,8})*", cell) is not None
 
 
 def _is_name(cell: str) -> bool:

@@ -108,7 +108,7 @@ def _from_json(value) -> RawExample:
     forms = [keys for keys in _FORMS if keys <= value.keys()]
     if len(forms) != 1:
         raise BadLine(
-            f'an object must have one of "texts", "set", or "query" and "pos" (also "neg", "pos_scores", "neg_scores"), '
+            'an object must have one of "texts", "set", or "query" and "pos" (also "neg", "pos_scores", "neg_scores"), '
             f"not {_quoted(value)}: write each line as a list of its texts or rename its keys")
     known = _QUERY_KEYS if "query" in forms[0] else forms[0]
     ignored = tuple(sorted(key[:40] for key in value.keys() - known))
