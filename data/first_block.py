@@ -15,7 +15,13 @@ from pathlib import Path
 from data.formats import BadLine, BlankLine, SourceFile, parse_line, split_lines
 
 FEW_VALUES, MANY_TEXTS = 10, 100  # a last column of so few different cells beside so many first texts holds labels
-COLUMN_WORDS = frozenset(["sentence", "sent", "text", "texts", "query", "question", "answer", "positive", "negative", "anchor", "pos", "neg", "hard", "premise", "hypothesis", "source", "target", "src", "tgt", "passage", "document", "doc", "title", "body", "score", "scores", "label", "labels", "similarity", "relatedness", "gold", "id", "qid", "pid", "docid", "translation", "original", "paraphrase", "summary", "context", "response", "input", "output", "string", "phrase", "duplicate", "is", "split", "genre"])
+COLUMN_WORDS = frozenset((
+    "sentence", "sent", "text", "texts", "query", "question", "answer", "positive", "negative", "anchor", "pos",
+    "neg", "hard", "premise", "hypothesis", "source", "target", "src", "tgt", "passage", "document", "doc", "title",
+    "body", "score", "scores", "label", "labels", "similarity", "relatedness", "gold", "id", "qid", "pid", "docid",
+    "translation", "original", "paraphrase", "summary", "context", "response", "input", "output", "string",
+    "phrase", "duplicate", "is", "split", "genre",
+))
 _NUMBER = re.compile(r"[-+]?(\d+([.,]\d*)?|[.,]\d+)([eE][-+]?\d+)?")
 
 

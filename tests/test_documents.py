@@ -77,10 +77,9 @@ def flags_known(name: str) -> set[str]:
         configs = [config_of(name)] + ([TrainConfig, DistillConfig] if name == "sweep" else [])
         return {setting.name for config in configs for setting in settings_of(config)}
     source = pathlib.Path(importlib.util.find_spec(name).origin).read_text()
-    base = (REPOSITORY / "benchmarks" / "peers" / "peer.py").read_text()
-    trained = (REPOSITORY / "benchmarks" / "train_vs_sentence_transformers.py").read_text()
-    return set(re.findall(r"^    (\w+): .* = flag\(", source + base + trained, re.MULTILINE)) | set(
-        re.findall(r"\"--(\w+)\"", source))
+    if config := re.search(r"run_(?:benchmark|program)\((?:\"[^\"]*\", )?(\w+),", source):
+        return {setting.name for setting in settings_of(getattr(importlib.import_module(name), config[1]))}
+    return set(re.findall(r"\"--(\w+)\"", source))
 
 
 @pytest.mark.parametrize("document", DOCUMENTS)
