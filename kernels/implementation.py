@@ -53,4 +53,5 @@ def device_kind() -> str:
 
 @functools.cache
 def _log_choice(kernel: str, implementation: str, kind: str) -> None:
-    logging.info("%s: implementation=%s on %s", kernel, implementation, kind)
+    level = logging.DEBUG if kind == "cpu" else logging.INFO  # a CPU leaves no choice
+    logging.log(level, "%s: implementation=%s on %s", kernel, implementation, kind)

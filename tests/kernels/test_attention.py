@@ -145,7 +145,7 @@ def test_scores_far_apart():
 def test_automatic_choice_is_logged(caplog):
     choice._log_choice.cache_clear()
     qkv, _ = random_operands((1, 16, 2, 4))
-    with caplog.at_level(logging.INFO, logger="absl"):
+    with caplog.at_level(logging.DEBUG, logger="absl"):
         for _ in range(2):
             attend(qkv, jnp.ones((1, 16), jnp.int32), num_heads=2)
     assert [record.getMessage() for record in caplog.records] == ["attend: implementation=xla on cpu"]

@@ -298,7 +298,7 @@ def test_text_labels_refuses_other_shapes():
 
 def test_automatic_choice_is_logged(caplog):
     choice._log_choice.cache_clear()
-    with caplog.at_level(logging.INFO, logger="absl"):
+    with caplog.at_level(logging.DEBUG, logger="absl"):
         for _ in range(2):
             similarity_logsumexp(jnp.ones((2, 8)), jnp.ones((3, 8)), 1.0)
     assert [record.getMessage() for record in caplog.records] == ["similarity_logsumexp: implementation=xla on cpu"]

@@ -243,7 +243,7 @@ def test_gradient_is_summed_over_devices_in_float32():
 
 def test_automatic_choice_is_logged(caplog):
     choice._log_choice.cache_clear()
-    with caplog.at_level(logging.INFO, logger="absl"):
+    with caplog.at_level(logging.DEBUG, logger="absl"):
         for _ in range(2):
             queue_kl(jnp.ones((2, 8)), jnp.ones((2, 8)), jnp.ones((3, 8)), reference_temperature=1.0, temperature=1.0)
     assert [record.getMessage() for record in caplog.records] == ["queue_kl: implementation=xla on cpu"]
