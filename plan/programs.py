@@ -1,10 +1,9 @@
-"""Programs compiled for TPUs without one: the loss of a device, the loss over devices, and the whole training step.
+"""Programs compiled for TPUs without one: one device's loss, the loss over devices, and the whole training step.
 
-libtpu compiles for a topology that is described and not attached, from shapes alone: nothing is computed. Call
-prepare_compiler before anything else does something with jax.
+libtpu compiles for a topology that is only described, from shapes: nothing is computed. Call prepare_compiler before
+anything else uses jax.
 
-Legend: b rows of a device, N keys, D width, P packing blocks (one a device), T texts a block, R rows a block, L tokens
-a row.
+Legend: b query rows per device, N keys, D embedding width.
 """
 
 import functools
@@ -45,7 +44,7 @@ class Program(NamedTuple):
 
     @property
     def temp_bytes(self) -> int:
-        """HBM of a device beside the program's arguments and results."""
+        """HBM that the program takes on each device, without its arguments and results."""
         return self.compiled.memory_analysis().temp_size_in_bytes
 
     @property
@@ -55,7 +54,7 @@ class Program(NamedTuple):
 
 
 def prepare_compiler() -> None:
-    """Lets libtpu start without a TPU, beside other processes that use it; ValueError where it is not installed."""
+    """Lets libtpu start without a TPU, beside other processes that use it; ValueError if it is not installed."""
     if importlib.util.find_spec("libtpu") is None:
         raise ValueError("no libtpu: pip install the version that jax[tpu] names")
     os.environ.update(
@@ -82,7 +81,7 @@ def compile_similarity(
     masked: bool = True,
     **options,
 ) -> Program:
-    """Log-sum-exps and gradients of `rows` queries [b, D] a device against `columns` keys [N, D]: no collective.
+    """Log-sum-exps and gradients of `rows` queries [b, D] per device against `columns` keys [N, D]: no collective.
 
     The options are those of kernels.contrastive.api.similarity_logsumexp.
     """
@@ -107,7 +106,7 @@ def compile_similarity(
 
 
 def compile_loss(mesh: Mesh, dtype: jnp.dtype, *, examples: int, width: int, **options) -> Program:
-    """The symmetric loss over all devices and its gradient, from the embeddings of `examples` pairs a device.
+    """The symmetric loss over all devices and its gradient, from the embeddings of `examples` pairs per device.
 
     The options are those of training.objectives.contrastive.contrastive_loss.
     """
@@ -129,7 +128,7 @@ def compile_loss(mesh: Mesh, dtype: jnp.dtype, *, examples: int, width: int, **o
 def compile_attention(
     mesh: Mesh, encoder: EncoderConfig, dtype: jnp.dtype, *, rows: int, row_length: int, implementation: str
 ) -> Program:
-    """Attention over `rows` packed rows a device, with the encoder's dropout, and its gradient."""
+    """Attention over `rows` packed rows per device, with the encoder's dropout, and its gradient."""
 
     def on_each_device(qkv, segments, dropout, gradient):
         out, pull_back = jax.vjp(lambda qkv: attend(
@@ -143,7 +142,7 @@ def compile_attention(
 def compile_layer(
     mesh: Mesh, encoder: EncoderConfig, dtype: jnp.dtype, *, rows: int, row_length: int, implementation: str
 ) -> Program:
-    """One layer over `rows` packed rows a device, with dropout, and the gradient of its input and its weights."""
+    """One layer over `rows` packed rows per device, with dropout, and the gradient of its input and its weights."""
     layers = abstract(declare(ModelConfig(encoder, "mean", (), True, row_length, True)))["layers"]
     weights = jax.tree.map(lambda leaf: _array(mesh, WHOLE, leaf.dtype, *leaf.shape[1:]), layers)
 
@@ -177,10 +176,10 @@ def compile_train_step(
     attention_implementation: str = "auto",
     objective: Objective | None = None,
 ) -> Program:
-    """The step of `examples` pairs a device in one packed block, gradient and optimizer, as one program.
+    """The step of `examples` pairs per device in one packed block, gradient and optimizer, as one program.
 
-    Training runs it as two, so as not to compile the optimizer anew for each number of rows. Without an objective it is
-    the contrastive one.
+    Training runs it as two programs: the optimizer is then not compiled anew for each number of rows. The default
+    objective is the contrastive one.
     """
     objective = objective or contrastive_objective(
         model, scale=SCALE, learn_scale=False, symmetric="always", key_exchange="all_gather", dtype=dtype,

@@ -1,6 +1,6 @@
 """attend: attention within the texts of packed rows, and the choice of its implementation.
 
-Legend: r rows, L tokens a row, D hidden size, h heads, d = D / h.
+Legend: r rows, L tokens per row, D hidden size, h heads, d = D / h.
 """
 
 import functools

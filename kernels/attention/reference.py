@@ -2,7 +2,7 @@
 
 Its gradient is JAX's own: the form that is plainly right, for small problems and for tests.
 
-Legend: r rows, L tokens a row, D hidden size, h heads, d = D / h.
+Legend: r rows, L tokens per row, D hidden size, h heads, d = D / h.
 """
 
 import math

@@ -9,7 +9,7 @@ that needs no transposing, sums over keys add registers, and every product is a 
 register's 128 lanes: those of one register are done together, a head picked by zeroing the lanes of the others in one
 operand of a product (a matrix unit pads to 128 anyway), or as rows of what is transposed.
 
-Legend: r rows, L tokens a row, D hidden size, h heads, d = D / h, w lanes of a block of heads.
+Legend: r rows, L tokens per row, D hidden size, h heads, d = D / h, w lanes of a block of heads.
 """
 
 import functools

@@ -6,7 +6,7 @@ CPU, each a factor of its own: scores in the cache; a mask that multiplies (an e
 denormal number, on which every later product is slow); and products whose left operand is contracted over its last axis
 (the others are slow).
 
-Legend: r rows, L tokens a row, D hidden size, h heads, d = D / h.
+Legend: r rows, L tokens per row, D hidden size, h heads, d = D / h.
 """
 
 import functools

@@ -16,7 +16,7 @@ all of them, or, for a sum of the rows, those of a strip of r rows at a time, in
              large batches on v3 and v4
   hopper     8u                                       the same
 
-Legend: b query rows, N keys, D width; R devices, n keys of one device.
+Legend: b query rows, N keys, D embedding width; W devices, n keys of one device.
 """
 
 import functools
@@ -87,7 +87,7 @@ def similarity_logsumexp(
       bound: the caller's promise that |s_ij| <= bound, as with unit-norm embeddings and bound = scale. Where
         2 bound + ln max(b, N) < 156, a constant then takes the place of the running maximum, which saves exponentials
         (tile.constant_shift). A promise that does not hold gives infinities.
-      axis_name: inside shard_map (check_vma=False), keys [n, D] are this device's; they are gathered, N = R n in device
+      axis_name: inside shard_map (check_vma=False), keys [n, D] are this device's; they are gathered, N = W n in device
         order, and labels, positives and column_lse are those of all N. The gradient of the keys is summed over the
         devices in float32 and rounded to their dtype only then, as that of a gathered array would not be.
       implementation: "auto" is "tpu" on a TPU and "xla" elsewhere; a named one raises ValueError where it cannot run.

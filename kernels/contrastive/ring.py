@@ -1,11 +1,11 @@
 """similarity_logsumexp over the keys of all devices without ever gathering them: they go round a ring.
 
-A device computes the b x R n block of scores of its own rows, n keys at a time, with the forward and backward of the
+A device computes the b x W n block of scores of its own rows, n keys at a time, with the forward and backward of the
 implementation that runs. What belongs to a key travels with it: the labels and the sums over the rows seen so far; in
 the backward pass its log-sum-exp, the cotangent of that and, in float32, its gradient. All of it is at home again, over
 the rows of all devices, when the round is over. A device holds the keys of two devices, whatever their number.
 
-Arithmetic is that of the gathered form. A device sends about R n D elements in the operands' dtype in each pass, and as
+Arithmetic is that of the gathered form. A device sends about W n D elements in the operands' dtype in each pass, and as
 many in float32 in the backward pass. Where XLA sends them asynchronously, the work on a block hides the hop to the next
 if it is longer: with F FLOP/s and W bytes/s to each neighbour, bfloat16 operands and the Pallas kernel from b = F / W
 on in the forward pass (2 b n D FLOPs, 2 n D bytes) and from b = 3 F / (4 W) on in the backward pass (8 b n D FLOPs,
@@ -13,7 +13,7 @@ on in the forward pass (2 b n D FLOPs, 2 n D bytes) and from b = 3 F / (4 W) on 
 jax 0.10 compiles for v5e the hops are asynchronous on 8 to 256 chips, where the axis is a ring of neighbouring chips
 (sharding/mesh.py makes it one); from 32 chips on, a single hop that goes farther makes all of them blocking.
 
-Legend: R devices, b query rows and n keys of one device, D width, m keys of a travelling block.
+Legend: W devices, b query rows and n keys per device, D embedding width, m keys of a travelling block.
 """
 
 import functools

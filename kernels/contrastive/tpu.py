@@ -4,7 +4,7 @@ One tile of scores lives in VMEM at a time; HBM holds nothing of size [b, N]. Th
 scores is 8u FLOPs with u = b N D, and this one is at it where the float32 dQ of all rows fits into VMEM, else at 10u:
 
   forward    2u  rows outer, columns inner. A row's running maximum and sum stay in VMEM over the inner loop; a column's
-                 log-sum-exp over the rows of one row block goes to HBM as [R, N] and is combined outside.
+                 log-sum-exp over the rows of one row block goes to HBM as [row_blocks, N], combined outside.
   backward   6u  in one pass: keys outer, rows inner. It recomputes the scores; dK of the key block accumulates over the
                  inner loop, dQ of all rows over the whole kernel, and leaves in the last outer step.
              8u  in two passes, 4u each: one kernel run twice recomputes the scores and accumulates the gradient of its
@@ -21,8 +21,7 @@ A kernel sees an `outer` and an `inner` side. Labels, log-sum-exps and cotangent
 Blocks overhang where they do not divide a size. Mosaic leaves anything there, NaN included: scores are dropped by
 index, and the operands of the second products are zeroed, since 0 * NaN is NaN.
 
-Legend: b query rows, N keys, D width (padded to a multiple of 128 lanes); o rows of an outer block, i of an inner one;
-R row blocks.
+Legend: b query rows, N keys, D width (padded to a multiple of 128 lanes); o rows of an outer block, i of an inner one.
 """
 
 import functools

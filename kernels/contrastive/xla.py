@@ -7,7 +7,7 @@ the scores. Where the whole block is one tile there is no loop, and XLA shares t
 The sum of the rows' log-sum-exps has the softmax for its gradient, whatever comes after: `sum_and_gradients` keeps the
 exponentials of a strip of r rows and takes loss and gradient in one pass, 6u, the floor.
 
-Legend: b query rows, N keys, D width; r rows and c columns of a tile; R row blocks and C column blocks.
+Legend: b query rows, N keys, D embedding width; r rows and c columns of a tile.
 """
 
 import jax
@@ -93,7 +93,7 @@ def forward(
         column_sums, row_results = _scan(row_step, no_sums, (rows, row_results))
         return row_results, tile.logsumexp(column_sums, shift) if columns else None
 
-    row_shape = (*rows["operand"].shape[:2], 1)  # [R, r, 1]
+    row_shape = (*rows["operand"].shape[:2], 1)  # [row_blocks, r, 1]
     no_results = tile.no_sums(row_shape, shift), tile.no_statistics(row_shape) if statistics else None
     (row_sums, row_statistics), column_lse = _scan(column_step, no_results, keys)
     row_lse = tile.logsumexp(row_sums, shift)
@@ -163,13 +163,14 @@ def sum_and_gradients(
     column_block: int,
     transposed: bool,
 ) -> tuple[jax.Array, tile.RowStatistics | None, tuple[jax.Array, jax.Array, jax.Array]]:
-    """sum_i row_lse_i, the statistics, and the sum's gradients, float32: dQ [b, D], dK in blocks [C, c, D], dscale [].
+    """sum_i row_lse_i, the statistics, and the sum's gradients, float32: dQ [b, D], dK in blocks, dscale [].
 
     Strip by strip: E_ij = exp(s_ij - c_i) is kept in the operands' dtype, [r, N], with c the constant shift or the
     row's maximum so far. Then, with w_i = exp(c_i - row_lse_i), dQ_i = scale w_i sum_j E_ij k_j, added up with the
     sums, and dK_j += sum_i E_ij (scale w_i q_i). Three products, 6u, the floor; alone they would take 0.83 of its time
     (CPU, 4096 x 16384 x 384 float32). With bfloat16 operands E and w q are rounded.
-    Where `transposed` (adds_transposed) the blocks of dK are [C, D, c], for scaled_key_gradient.
+    The blocks of dK are [column_blocks, c, D], or with `transposed` (adds_transposed) [column_blocks, D, c], for
+    scaled_key_gradient.
     """
     num_rows = queries.shape[0]
     rows, keys = _split(queries, keys, labels, row_block, column_block)
@@ -235,7 +236,7 @@ def adds_transposed(dtype: jnp.dtype) -> bool:
 
 
 def _split(queries, keys, labels, row_block, column_block, row_values=(), key_values=()):
-    """Rows and keys as dicts of arrays with a leading block axis: [R, r, ...] and [C, c, ...].
+    """Rows and keys as dicts of arrays with a leading block axis: [row_blocks, r, ...] and [column_blocks, c, ...].
 
     Where the blocks do not divide the sizes, zeros are appended and labelled EMPTY.
     """

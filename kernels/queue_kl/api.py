@@ -1,10 +1,10 @@
 """queue_kl: KL(softmax(r_i Q^T / tau_ref) || softmax(z_i Q^T / tau)) over a long queue, and the primitive under it.
 
 The queue is a buffer of past embeddings, split over the devices. Where the batch's own rows belong to it (SCT: the
-queue after [Q; r]), the buffer has room for them, K rows and a batch, and the caller overwrites the oldest rows before
+queue after [Q; r]), the buffer has room for them, N rows and a batch, and the caller overwrites the oldest rows before
 taking the loss: nothing is concatenated.
 
-Legend: b rows of this device, B of all devices; K queue rows, k of this device; D embedding width.
+Legend: b rows of this device, B of all devices; N queue rows, n of this device; D embedding width.
 """
 
 import functools
@@ -32,7 +32,7 @@ class _Options(NamedTuple):
 def queue_kl(
     references: jax.Array,  # [b, D] float32 or bfloat16
     embeddings: jax.Array,  # [b, D], the references' dtype
-    queue: jax.Array,  # [k, D], the same dtype
+    queue: jax.Array,  # [n, D], the same dtype
     *,
     reference_temperature: float,
     temperature: float,
@@ -46,13 +46,13 @@ def queue_kl(
 
     Source: L_SCT of Limkonchotiwat et al. 2023 (SCT, TACL). Computed from queue_sums as gap_i - lse_ref_i + lse_i. The
     gradient is dz_i = g_i / tau sum_j (q_ij - p_ij) Q_j; references and queue get none. It saves its operands and two
-    log-sum-exps per row, and never forms [b, k]. With u = b K D, forward and backward cost a device 10u FLOPs. (One
+    log-sum-exps per row, and never forms [b, n]. With u = b N D, forward and backward cost a device 10u FLOPs. (One
     pass that sums p_ij Q_j and q_ij Q_j apart would cost 8u, but the difference of two sums of bfloat16 products loses
     the gradient where q is close to p.)
 
-    Over devices (axis_name, inside shard_map): each holds b rows and its own k rows of the queue. The rows of all
+    Over devices (axis_name, inside shard_map): each holds b rows and its own n rows of the queue. The rows of all
     devices are gathered, each device sums over its part of the queue for all B of them, and psum combines the sums. So
-    2 B D numbers travel instead of the K D of the queue, and only one device reads each row of the queue. Every device
+    2 B D numbers travel instead of the N D of the queue, and only one device reads each row of the queue. Every device
     returns its own rows; where the devices' losses add up, as sum_i KL_i / B does to the mean over the global batch, AD
     of a device's own is the exact gradient of the whole (check_vma=False).
 
@@ -90,7 +90,7 @@ def _divergence(reference_lse, lse, gap):
 def queue_sums(
     references: jax.Array,  # [b, D]
     embeddings: jax.Array,  # [b, D]
-    queue: jax.Array,  # [k, D]
+    queue: jax.Array,  # [n, D]
     *,
     reference_temperature: float,
     temperature: float,
@@ -102,7 +102,7 @@ def queue_sums(
 ) -> tuple[jax.Array, jax.Array, jax.Array]:
     """lse_ref_i = log sum_j exp(s_ref_ij), lse_i = log sum_j exp(s_ij), gap_i = sum_j p_ij (s_ref_ij - s_ij).
 
-    s_ref = r Q^T / tau_ref, p = softmax(s_ref) and s = z Q^T / tau, over the k queue rows given. Differentiable in the
+    s_ref = r Q^T / tau_ref, p = softmax(s_ref) and s = z Q^T / tau, over the n queue rows given. Differentiable in the
     embeddings only. The arguments are
     those of queue_kl, but for:
 
@@ -164,7 +164,7 @@ def _functions(options: _Options):
 
 
 def _check(references, embeddings, queue, reference_temperature, temperature) -> None:
-    operands = {"references [b, D]": references, "embeddings [b, D]": embeddings, "queue [k, D]": queue}
+    operands = {"references [b, D]": references, "embeddings [b, D]": embeddings, "queue [n, D]": queue}
     shapes = ", ".join(f"{name} {array.shape}" for name, array in operands.items())
     if any(array.ndim != 2 or 0 in array.shape for array in operands.values()):
         raise ValueError(f"every operand must be a matrix and none empty: {shapes}")

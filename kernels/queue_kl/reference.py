@@ -1,6 +1,6 @@
 """lse_i = log sum_j exp(s_ij), the same of s_ref, and gap_i = sum_j softmax(s_ref_i)_j (s_ref_ij - s_ij): plain jnp.
 
-It forms [b, k], and its gradient is JAX's own: the form that is plainly right, for small problems and for tests.
+It forms [b, n], and its gradient is JAX's own: the form that is plainly right, for small problems and for tests.
 """
 
 import jax
@@ -10,7 +10,7 @@ import jax.numpy as jnp
 def queue_sums(
     references: jax.Array,  # [b, D]
     embeddings: jax.Array,  # [b, D]
-    queue: jax.Array,  # [k, D]
+    queue: jax.Array,  # [n, D]
     *,
     reference_scale: float,
     scale: float,
@@ -20,6 +20,6 @@ def queue_sums(
     return jax.nn.logsumexp(reference_scores, axis=1), jax.nn.logsumexp(scores, axis=1), gap
 
 
-def _products(rows, queue) -> jax.Array:  # [b, k] float32
+def _products(rows, queue) -> jax.Array:  # [b, n] float32
     return jnp.einsum("id,jd->ij", rows, queue, precision=jax.lax.Precision.HIGHEST,
                       preferred_element_type=jnp.float32)

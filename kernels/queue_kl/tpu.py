@@ -1,6 +1,6 @@
 """lse_i = log sum_j exp(s_ij), the same of s_ref, and gap_i = sum_j softmax(s_ref_i)_j (s_ref_ij - s_ij), for TPU.
 
-In Pallas. One tile of scores of each side lives in VMEM at a time; HBM holds nothing of size [b, k]. With u = b k D:
+In Pallas. One tile of scores of each side lives in VMEM at a time; HBM holds nothing of size [b, n]. With u = b n D:
 
   forward    4u  rows outer, queue inner. The five sums of a row stay in VMEM over the inner loop.
   backward   6u  the same grid: it recomputes the scores and accumulates dZ over the queue.
@@ -12,7 +12,7 @@ Blocks overhang where they do not divide a size. Mosaic leaves anything there, N
 are dropped by index, and zeroed before the second product, since 0 * NaN is NaN. Batch rows beyond the
 end spoil nothing but themselves, and are not written.
 
-Legend: b rows, k queue rows, D embedding width (padded to a multiple of 128 lanes); o rows and i queue rows of a block.
+Legend: b rows, n queue rows, D embedding width (padded to a multiple of 128 lanes); o rows and i queue rows of a block.
 """
 
 import functools
@@ -35,7 +35,7 @@ def vmem_bytes(block: int, width: int, itemsize: int) -> int:
     9 to 37 % above what libtpu reports where a kernel is too large (float32, D = 128 to 1024).
     """
     operands = 2 * 4 * block * width * itemsize  # rows and queue rows of both sides
-    gradient = 2 * block * width * 4  # [o, D], written once a row block; float32 where it is summed over devices
+    gradient = 2 * block * width * 4  # [o, D], written once per row block; float32 where it is summed over devices
     accumulator = 2 * block * width * 4  # [o, D] float32, and the product that is added to it
     zeroed = block * width * 4  # [i, D] with its overhang zeroed
     columns = 5 * block * LANES * 4  # the sums, or what is known of the rows: [o, 1] is padded to 128 lanes
@@ -58,7 +58,7 @@ def default_block(width: int, itemsize: int) -> int:
 def forward(
     references: jax.Array,  # [b, D]
     embeddings: jax.Array,  # [b, D]
-    queue: jax.Array,  # [k, D]
+    queue: jax.Array,  # [n, D]
     *,
     sides: tuple[Side, Side],
     row_block: int | None = None,
@@ -82,7 +82,7 @@ def forward(
 def backward(
     references: jax.Array,  # [b, D]
     embeddings: jax.Array,  # [b, D]
-    queue: jax.Array,  # [k, D]
+    queue: jax.Array,  # [n, D]
     values: RowValues,  # each [b]
     *,
     sides: tuple[Side, Side],

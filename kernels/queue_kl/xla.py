@@ -1,10 +1,10 @@
 """lse_i = log sum_j exp(s_ij), the same of s_ref, and gap_i = sum_j softmax(s_ref_i)_j (s_ref_ij - s_ij), blocked.
 
-Any back end. [b, k] is never formed: two tiles of at most TILE_BYTES of float32 scores are live at a time. With
-u = b k D the forward costs 4u FLOPs and the backward 6u. The queue is read in place:
+Any back end. [b, n] is never formed: two tiles of at most TILE_BYTES of float32 scores are live at a time. With
+u = b n D the forward costs 4u FLOPs and the backward 6u. The queue is read in place:
 where the blocks do not divide it the last one starts early, so that nothing is padded, which would copy the queue.
 
-Legend: b rows, k queue rows, D embedding width; r rows and c queue rows of a tile; R row blocks.
+Legend: b rows, n queue rows, D embedding width; r rows and c queue rows of a tile.
 """
 
 import jax
@@ -28,7 +28,7 @@ def default_blocks(num_rows: int, num_queue_rows: int) -> tuple[int, int]:
 def forward(
     references: jax.Array,  # [b, D]
     embeddings: jax.Array,  # [b, D]
-    queue: jax.Array,  # [k, D]
+    queue: jax.Array,  # [n, D]
     *,
     sides: tuple[Side, Side],
     row_block: int | None = None,
@@ -46,14 +46,14 @@ def forward(
         sums = _fold_queue(add_block, no_sums(row_block, sides), queue, queue_block)
         return finish(sums)
 
-    results = jax.lax.map(sums_of_rows, _into_row_blocks((references, embeddings), row_block))  # each [R, r, 1]
+    results = jax.lax.map(sums_of_rows, _into_row_blocks((references, embeddings), row_block))  # [row_blocks, r, 1]
     return tuple(result.reshape(-1)[:references.shape[0]] for result in results)
 
 
 def backward(
     references: jax.Array,  # [b, D]
     embeddings: jax.Array,  # [b, D]
-    queue: jax.Array,  # [k, D]
+    queue: jax.Array,  # [n, D]
     values: RowValues,  # each [b]
     *,
     sides: tuple[Side, Side],
@@ -111,7 +111,7 @@ def _blocks(references, queue, row_block: int | None, queue_block: int | None) -
 
 
 def _into_row_blocks(arrays, block: int):
-    """[b, ...] -> [R, r, ...] for each array of the tree, with rows of zeros appended."""
+    """[b, ...] -> [row_blocks, r, ...] for each array of the tree, with rows of zeros appended."""
 
     def split(array):
         padded = jnp.pad(array, [(0, -array.shape[0] % block)] + [(0, 0)] * (array.ndim - 1))
