@@ -41,7 +41,6 @@ def roberta_folder(tmp_path_factory):
     return folder
 
 
-@pytest.mark.peer
 def test_bert_tokens_equal_transformers(minilm, peer, tmp_path):
     expected = peer(PEER_ENCODE, folder=str(minilm), texts=TEXTS)
     shutil.copy(minilm / "vocab.txt", tmp_path)
@@ -53,7 +52,6 @@ def test_bert_tokens_equal_transformers(minilm, peer, tmp_path):
     assert load_tokenizer(minilm).fingerprint == load_tokenizer(tmp_path).fingerprint
 
 
-@pytest.mark.peer
 def test_cased_bert_from_vocabulary(tmp_path, peer):
     vocabulary = ["[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]", "A", "a", "É", "e", "##é", "##x", "pl", "##ane", "."]
     (tmp_path / "vocab.txt").write_text("\n".join(vocabulary) + "\n")
@@ -66,7 +64,6 @@ def test_cased_bert_from_vocabulary(tmp_path, peer):
     assert encoded[0] == [2, 5, 6, 11, 12, 13, 3] and encoded[1][1] == 7
 
 
-@pytest.mark.peer
 def test_roberta_tokens_equal_transformers(roberta_folder, peer):
     tokenizer = load_tokenizer(roberta_folder)
     texts = [*TEXTS, " leading space"]
@@ -77,7 +74,6 @@ def test_roberta_tokens_equal_transformers(roberta_folder, peer):
     assert [tokenizer.prefix_id, tokenizer.suffix_id, tokenizer.pad_id] == [vocabulary[name] for name in names]
 
 
-@pytest.mark.peer
 def test_written_folder_is_the_same_tokenizer(roberta_folder, minilm, peer, tmp_path):
     """to_folder -> load_tokenizer keeps the fingerprint, and transformers reads the folder to the same tokens."""
     for index, source in enumerate((roberta_folder, minilm)):
