@@ -4,7 +4,7 @@ Inside shard_map with check_vma=False, AD differentiates the SUM over devices of
 transposes to psum, a tiled all-gather to a reduce-scatter. So a loss is exact where the devices' losses add up to it:
 each returns its own share (its rows, its columns), never a copy of the whole.
 
-Legend: b keys a device, B keys of all devices, N columns.
+Legend: N keys of all devices, n of one device.
 """
 
 import jax
@@ -12,9 +12,9 @@ import jax.numpy as jnp
 
 
 def all_gather_with_gradient(
-    local: jax.Array,  # [b, ...]
+    local: jax.Array,  # [n, ...]
     axis_name: str,
-) -> jax.Array:  # [B, ...], in device order
+) -> jax.Array:  # [N, ...], in device order
     """Every device's rows; the gradient of a row is summed over the devices and returns to the one that owns it.
 
     Each device's part of it is rounded to the rows' dtype before: kernels/contrastive/api.py has a sum in float32.

@@ -1,6 +1,6 @@
 """Blocks that go round the ring of devices: each device works on every block, and holds two at a time.
 
-Legend: R devices on the axis.
+Legend: W devices on the axis, m elements of a vector.
 """
 
 from collections.abc import Callable, Sequence
@@ -20,7 +20,7 @@ def ring_scan(
 ) -> tuple[Any, list[Any]]:
     """state, totals[k] = step(k, hop, state, blocks[k], totals[k]) for each k, on the blocks of all devices in turn.
 
-    blocks[0] goes on to the next device at each of the R hops; blocks[1], where there is one, to the device before, so
+    blocks[0] goes on to the next device at each of the W hops; blocks[1], if there is one, to the device before, so
     that both directions of every link carry half of the bytes. At hop h a device has the blocks of the devices h before
     and h behind it; at hop 0 (int32 []) its own. The state stays on the device. totals[k] is what the devices have made
     of a block so far: it follows its block and returns to its owner when all have seen it.
