@@ -16,7 +16,7 @@ from collections.abc import Callable
 from typing import NamedTuple
 
 from benchmarks.compile_tpu import TARGETS, Target, bert, megabytes
-from benchmarks.peers.peer import print_result, run_benchmark
+from benchmarks.harness import print_result, run_benchmark
 from flags import flag
 from model.config import ModelConfig
 from plan.counts import hbm_bytes

@@ -24,7 +24,7 @@ from typing import NamedTuple
 import jax
 import jax.numpy as jnp
 
-from benchmarks.peers.peer import print_result, run_benchmark
+from benchmarks.harness import print_result, run_benchmark
 from flags import flag
 from model.config import EncoderConfig, ModelConfig
 from model.parameters import declare

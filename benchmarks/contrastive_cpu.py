@@ -10,7 +10,9 @@ repetitions. The memory is what XLA plans beside arguments and results. CPU seco
 other work on the machine disturbs them less.
 
 One product [b, N] is timed beside them: plain jnp takes three, either way; ours three one way and four symmetric, as it
-computes the scores again for the gradient. These and nothing else are its floors.
+computes the scores again for the gradient. These and nothing else are its floors. Each repetition also measures how
+fast the machine does that product at all, in numpy or in XLA (benchmarks/machine.py), and the share of it that each
+form's products reach.
 
 Plain jnp needs its scores anew in each call. Where freed memory is kept, as in main.py, that costs it nothing; with
 --nokeep_freed_memory the system zeroes their pages each time, as in a Python program that does not ask for anything.
@@ -21,7 +23,8 @@ import functools
 import statistics
 import time
 
-from benchmarks.peers.peer import describe_machine, paired_ratio, print_result, run_benchmark, use_cpu
+from benchmarks.harness import BenchmarkConfig, paired_ratio, print_result, run_benchmark
+from benchmarks.machine import Product, ProductRate, describe_machine, use_cpu
 from flags import flag
 
 TARGET, MEMORY_TARGET = 0.9, 1 / 20
@@ -32,15 +35,13 @@ PEERS = {OURS: NAIVE, UNBOUNDED: NAIVE, ONE_WAY: ONE_WAY_NAIVE}
 
 
 @dataclasses.dataclass(frozen=True)
-class ContrastiveBenchmarkConfig:
+class ContrastiveBenchmarkConfig(BenchmarkConfig):
     rows: int = flag(4096, "queries, b", minimum=1)
     keys: int = flag(16384, "keys, N", minimum=1)
     width: int = flag(384, "embedding width, D", minimum=1)
     scale: float = flag(20.0, "logits are scale * cosine", above=0)
     repeats: int = flag(7, "repetitions that count", minimum=1)
-    threads: int = flag(2, "cores and threads", minimum=1)
     keep_freed_memory: bool = flag(True, "keep freed memory for the next call, as main.py does")
-    seed: int = flag(0, "seed of the embeddings", minimum=0)
 
 
 def compile_forms(config: ContrastiveBenchmarkConfig, operands) -> dict:
@@ -49,7 +50,7 @@ def compile_forms(config: ContrastiveBenchmarkConfig, operands) -> dict:
     import jax.numpy as jnp
 
     from kernels.contrastive.api import similarity_logsumexp, summed_logsumexp
-    from training.objectives.contrastive import UNIT_NORM_PRODUCT
+    from kernels.products import UNIT_NORM_PRODUCT
 
     bound = UNIT_NORM_PRODUCT * config.scale
 
@@ -95,21 +96,24 @@ def benchmark(config: ContrastiveBenchmarkConfig) -> None:
     queries, keys = [jax.device_put(array / np.linalg.norm(array, axis=1, keepdims=True)) for array in operands]
     operands = queries, keys[:config.rows], keys
     print(f"loss and gradient, {config.rows} x {config.keys} x {config.width} float32\n"
-          f"{describe_machine(config.threads, {'jax': jax.__version__})}", flush=True)
+          f"{describe_machine(config.threads)}", flush=True)
     forms = compile_forms(config, operands)
     results = {name: jax.block_until_ready(form(*operands)) for name, form in forms.items()}
     difference = max(largest_difference(results[name], results[peer]) for name, peer in PEERS.items())
     seconds, cpu_seconds = {name: [] for name in forms}, {name: [] for name in forms}
+    product_rate, product_rates = ProductRate([Product(config.rows, config.width, config.keys)], "float32"), []
     for repeat in range(config.repeats):
         for name, form in forms.items():
             begin, cpu_begin = time.perf_counter(), time.process_time()
             jax.block_until_ready(form(*operands))
             seconds[name].append(time.perf_counter() - begin)
             cpu_seconds[name].append(time.process_time() - cpu_begin)
+        product_rates.append(product_rate.measure())
         print(f"repetition {repeat + 1}: "
               + ", ".join(f"{name} {times[-1]:.3f} s" for name, times in seconds.items()), flush=True)
     temporary_bytes = {name: form.memory_analysis().temp_size_in_bytes for name, form in forms.items()}
-    report(config, seconds, cpu_seconds, temporary_bytes, difference)
+    print(product_rate)
+    report(config, seconds, cpu_seconds, product_rates, temporary_bytes, difference)
 
 
 def largest_difference(ours, theirs) -> float:
@@ -122,13 +126,15 @@ def largest_difference(ours, theirs) -> float:
 
 
 def report(config: ContrastiveBenchmarkConfig, seconds: dict[str, list[float]], cpu_seconds: dict[str, list[float]],
-           temporary_bytes: dict[str, int], difference: float) -> None:
+           product_rates: list[float], temporary_bytes: dict[str, int], difference: float) -> None:
     product_flops = 2 * config.rows * config.keys * config.width
+    shares = {name: paired_ratio([PRODUCTS[name] * product_flops / time for time in times], product_rates).ratio
+              for name, times in seconds.items()}
     for name, times in seconds.items():
         products, median = PRODUCTS[name], statistics.median(times)
         cpu_median = statistics.median(cpu_seconds[name])
         print(f"{name:18s} {median:6.3f} s ({cpu_median:.3f} CPU s), {products} products at "
-              f"{products * product_flops / median / 1e9:6.1f} GFLOP/s, "
+              f"{products * product_flops / median / 1e9:6.1f} GFLOP/s, {shares[name]:.0%} of the product rate, "
               f"temporary memory {temporary_bytes[name] / 2**20:7.1f} MiB")
     ratios = {name: paired_ratio(seconds[name], seconds[peer]) for name, peer in PEERS.items()}
     cpu_ratios = {name: paired_ratio(cpu_seconds[name], cpu_seconds[peer]) for name, peer in PEERS.items()}
@@ -149,6 +155,7 @@ def report(config: ContrastiveBenchmarkConfig, seconds: dict[str, list[float]], 
         one_way_cpu_seconds_ratio=round(cpu_ratios[ONE_WAY].ratio, 3), one_way_floor=round(floors[ONE_WAY], 3),
         one_way_memory_ratio=round(memory_ratios[ONE_WAY], 4),
         seconds={name: round(statistics.median(times), 4) for name, times in seconds.items()},
+        product_shares={name: round(share, 3) for name, share in shares.items()},
         temporary_bytes=temporary_bytes, largest_difference=difference,
     )
 

@@ -27,20 +27,13 @@ import dataclasses
 import os
 import pathlib
 import statistics
-import subprocess
 import tempfile
 import time
 
 from benchmarks.contrastive_cpu import largest_difference
-from benchmarks.peers.peer import (
-    PEER_TORCH,
-    WorkerProcess,
-    paired_ratio,
-    peer_python,
-    peer_workers,
-    print_result,
-    run_benchmark,
-)
+from benchmarks.harness import paired_ratio, print_result, run_benchmark
+from benchmarks.peers.peer import PEER_TORCH, peer_python, peer_workers
+from benchmarks.processes import WorkerProcess
 from flags import flag
 
 FORWARD_TARGET, TARGET, MEMORY_TARGET, INF_CL_TARGET = 0.95, 0.85, 1 / 20, 0.25
@@ -68,7 +61,7 @@ def compile_forms(config: ContrastiveBenchmarkConfig, operands) -> dict:
     import jax.numpy as jnp
 
     from kernels.contrastive.api import similarity_logsumexp
-    from training.objectives.contrastive import UNIT_NORM_PRODUCT
+    from kernels.products import UNIT_NORM_PRODUCT
 
     def plain_product(queries, keys):
         return jnp.matmul(queries, keys.T)
@@ -137,7 +130,7 @@ def benchmark(config: ContrastiveBenchmarkConfig) -> None:
     with contextlib.ExitStack() as stack:
         try:
             peer, answer = start_inf_cl(stack, config, all_queries, keys)
-        except (ValueError, OSError, subprocess.CalledProcessError) as error:
+        except (ValueError, OSError) as error:
             reason = f"Inf-CL could not be run: {error}"
             print(reason, flush=True)
         else:
@@ -180,7 +173,7 @@ def inf_cl_loss_and_norms(config: ContrastiveBenchmarkConfig, all_queries, keys)
     import jax.numpy as jnp
 
     from kernels.contrastive.api import similarity_logsumexp
-    from training.objectives.contrastive import UNIT_NORM_PRODUCT
+    from kernels.products import UNIT_NORM_PRODUCT
 
     def one_way(own, others):
         lse, _ = similarity_logsumexp(own, others, config.scale, columns=False,

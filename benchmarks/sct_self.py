@@ -23,12 +23,12 @@ import dataclasses
 import pathlib
 import tempfile
 import time
-from typing import Literal
 
 import numpy as np
 
 from benchmarks.distill_hpd import FILES
-from benchmarks.peers.peer import describe_machine, print_result, run_benchmark, use_cpu
+from benchmarks.harness import BenchmarkConfig, DtypeConfig, print_result, run_benchmark
+from benchmarks.machine import describe_machine, resolved_dtype, use_cpu
 from benchmarks.texts import distinct_sentences, logged_scores, prepare_lines, read_training_pairs, run_main
 from evaluation.measures.bootstrap import bootstrap_spearman
 from evaluation.tasks.sts import read_sts
@@ -47,27 +47,25 @@ ABLATIONS = {
 
 
 @dataclasses.dataclass(frozen=True)
-class SctBenchmarkConfig:
+class SctBenchmarkConfig(DtypeConfig, BenchmarkConfig):
     data_dir: str = flag(REQUIRED, "folder with train/*.jsonl.gz and eval/stsb.tsv")
     init: str = flag("data/sample/model", "folder whose architecture and tokenizer are used, with random weights")
     files: tuple[str, ...] = flag(FILES, "files of train/ whose sentences are trained on")
     sentences: int = flag(50_000, "distinct sentences to train on, at most", minimum=1)
     longest: int = flag(200, "characters of a sentence, at most", minimum=1)
     steps: int = flag(120, "steps of each run", minimum=1)
-    batch_size: int = flag(128, "sentences a step", minimum=1)
+    batch_size: int = flag(128, "sentences per step", minimum=1)
     learning_rate: float = flag(1e-4, "peak learning rate", above=0)
     reference_temperature: float = flag(0.002, "tau_ref", above=0)
     temperature: float = flag(0.02, "tau", above=0)
     queue_size: int = flag(8192, "rows of each queue", minimum=1)
     view_rate: float = flag(0.3, "share of the tokens that a view leaves out", minimum=0, maximum=1)
     runs: tuple[str, ...] = flag(tuple(ABLATIONS), "runs to make, of the docstring's names")
-    dtype: Literal["float32", "bfloat16"] = flag("bfloat16", "dtype of activations and matrix products")
-    threads: int = flag(2, "cores and threads", minimum=1)
-    seed: int = flag(0, "seed of sentences, order, weights and dropout", minimum=0)
 
 
 def benchmark(config: SctBenchmarkConfig) -> None:
     use_cpu(config.threads)
+    config = dataclasses.replace(config, dtype=resolved_dtype(config.dtype))
     unknown = set(config.runs) - set(ABLATIONS)
     if unknown:
         raise ValueError(f"--runs: {', '.join(sorted(unknown))} is none of {', '.join(ABLATIONS)}")
@@ -75,8 +73,8 @@ def benchmark(config: SctBenchmarkConfig) -> None:
     sts_texts = {text for pair in read_sts(sts_path) for text in pair[:2]}
     sentences = distinct_sentences(
         read_training_pairs(config.data_dir, config.files), config.longest, sts_texts, config.seed)[: config.sentences]
-    print(f"{len(sentences)} sentences, {config.steps} steps of {config.batch_size} in each run", flush=True)
-    print(describe_machine(config.threads), flush=True)
+    print(f"{len(sentences)} sentences, {config.steps} steps of {config.batch_size} in each run, {config.dtype}\n"
+          f"{describe_machine(config.threads)}", flush=True)
     rows, gain = [], None
     with tempfile.TemporaryDirectory() as temporary:
         folder = pathlib.Path(temporary)
@@ -108,7 +106,8 @@ def benchmark(config: SctBenchmarkConfig) -> None:
         print(f"{BASE}, step {config.steps} against step 0: {100 * gain.difference:+.2f} (95 % of a paired bootstrap: "
               f"{100 * gain.low:+.2f} to {100 * gain.high:+.2f})")
         print_result("sct_self", 100 * gain.difference, 0.0, gain.low > 0,
-                     spearman={name: [start, best] for name, start, best, _, _ in rows})
+                     spearman={name: [start, best] for name, start, best, _, _ in rows},
+                     dtype=config.dtype)
 
 
 if __name__ == "__main__":

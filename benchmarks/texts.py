@@ -9,6 +9,7 @@ import sys
 import numpy as np
 
 from benchmarks.peers.peer import REPOSITORY
+from benchmarks.processes import run
 from evaluation.tasks.heldout import read_pairs
 
 # One file of each sort of text, in equal numbers: captions (short, short), questions with a sentence (short, medium),
@@ -95,7 +96,7 @@ def logged_scores(workdir: pathlib.Path) -> dict[int, dict[str, float]]:
 
 def run_main(*arguments: str) -> None:
     """Runs `main.py ARGUMENTS`; ValueError with the end of its stderr if it fails."""
-    done = subprocess.run(
+    done = run(
         [sys.executable, str(REPOSITORY / "main.py"), *arguments],
         cwd=REPOSITORY, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, text=True,
     )

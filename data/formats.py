@@ -19,20 +19,26 @@ JSON, of another shape, or has an empty text.
 
 import gzip
 import io
+import itertools
 import json
 import zlib
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import Literal, NamedTuple
 
 SUFFIXES = {".jsonl": "json", ".tsv": "tsv", ".txt": "text"}  # each also with .gz behind it
 BLOCK_BYTES = 1 << 20
 BYTE_ORDER_MARK = b"\xef\xbb\xbf"
-_OBJECT_KEYS = {"query", "pos", "neg", "pos_scores", "neg_scores"}
+_FORMS = ({"texts"}, {"set"}, {"query", "pos"})  # keys of the objects that are examples
+_QUERY_KEYS = {"query", "pos", "neg", "pos_scores", "neg_scores"}
 
 
 class BadLine(ValueError):
     """A line that is no example; the message is the reason."""
+
+
+class BlankLine(BadLine):
+    """A line of white space: it is skipped, and not counted as bad."""
 
 
 class Prompts(NamedTuple):
@@ -49,7 +55,8 @@ class RawExample(NamedTuple):
     kind: str  # "pair", "triplet", "set" or "lists"
     texts: tuple[str, ...]  # query, positives, negatives
     num_positives: int
-    scores: tuple[float, ...] | None = None  # of the texts after the first, NaN where there is none
+    scores: tuple[float, ...] | None = None  # of the texts after the first, NaN if a text has none
+    ignored_keys: tuple[str, ...] = ()  # of the line's JSON object
 
     @property
     def has_negatives(self) -> bool:
@@ -67,7 +74,7 @@ class RawExample(NamedTuple):
 
 def syntax_of(path: str | Path) -> str | None:
     """"json", "tsv" or "text" by the file's name; None for a file of no training format."""
-    name = str(path).removesuffix(".gz")
+    name = str(path).lower().removesuffix(".gz")
     return next((syntax for suffix, syntax in SUFFIXES.items() if name.endswith(suffix)), None)
 
 
@@ -78,7 +85,7 @@ def parse_line(line: bytes, syntax: str) -> RawExample:
     except UnicodeDecodeError:
         raise BadLine("not valid UTF-8") from None
     if not text.strip():
-        raise BadLine("empty line")
+        raise BlankLine("empty line")
     if syntax == "text":
         text = _clean(text)
         return RawExample("pair", (text, text), 1)
@@ -98,16 +105,30 @@ def _from_json(value) -> RawExample:
         return _from_texts(value, "a list")
     if not isinstance(value, dict):
         raise BadLine(f"a JSON {type(value).__name__} is neither a list nor an object")
-    if value.keys() == {"texts"}:
+    forms = [keys for keys in _FORMS if keys <= value.keys()]
+    if len(forms) != 1:
+        raise BadLine(
+            'an object must have one of "texts", "set", or "query" and "pos" (also "neg", "pos_scores", "neg_scores"), '
+            f"not {_quoted(value)}: write each line as a list of its texts or rename its keys")
+    known = _QUERY_KEYS if "query" in forms[0] else forms[0]
+    ignored = tuple(sorted(key[:40] for key in value.keys() - known))
+    return _from_object(value)._replace(ignored_keys=ignored)
+
+
+def _quoted(keys: Iterable[str]) -> str:
+    first = [f'"{key[:40]}"' for key in itertools.islice(keys, 10)]
+    return ", ".join(first) or "no keys"
+
+
+def _from_object(value: dict) -> RawExample:
+    if "texts" in value:
         return _from_texts(value["texts"], '"texts"')
-    if value.keys() == {"set"}:
+    if "set" in value:
         texts = tuple(dict.fromkeys(_clean_list(value["set"], '"set"')))  # a text twice is no pair
         if len(texts) < 2:
             raise BadLine("a set of fewer than two different texts")
         return RawExample("set", texts, len(texts) - 1)
-    if {"query", "pos"} <= value.keys() <= _OBJECT_KEYS:
-        return _from_query(value)
-    raise BadLine('an object must have "texts", "set", or "query" and "pos" (also "neg", "pos_scores", "neg_scores")')
+    return _from_query(value)
 
 
 def _from_texts(values, what: str) -> RawExample:
@@ -197,7 +218,7 @@ class SourceFile:
     def _blocks(self, block_bytes: int) -> Iterator[tuple[int, bytes]]:
         with open(self.path, "rb", buffering=0) as raw:
             counted = io.BufferedReader(_CountedReads(raw, self), buffer_size=1 << 17)
-            lines = gzip.GzipFile(fileobj=counted) if self.path.name.endswith(".gz") else counted
+            lines = gzip.GzipFile(fileobj=counted) if self.path.name.lower().endswith(".gz") else counted
             number = 1
             while block := lines.read(block_bytes):
                 block += lines.readline()

@@ -1,25 +1,29 @@
 """The mixture: which example stands in which slot of which global batch, a pure function of (seed, step).
 
-Legend (this module): B examples a global batch, P packing blocks a global batch, m = B / P examples a block, W sum of
-the weights, D datasets, n examples of a dataset, k-th draw of a dataset.
+Legend (this module): B examples per global batch, P packing blocks per global batch, m = B / P examples per block,
+W sum of the weights, S = min(W, 65,536) slots per cycle, C cycles, D datasets, n examples of a dataset.
 
-Slots are numbered without end. They come in *cycles* of W slots; a cycle holds each dataset exactly `weight` times, in
-an order shuffled anew for each cycle. So the slots before any point name each dataset its share of times, give or take
-one cycle. The k-th draw of a dataset lies in its epoch k // n, and an epoch visits every example once, in an order of
-its own. No list is ever shuffled in memory but one cycle: a billion pairs need no start-up time.
+Slots are numbered from 0 without end and come in *cycles* of S slots. If W is small, S = W and each cycle holds each
+dataset exactly `weight` times. If W is larger, the slots before each cycle hold each dataset its share of times, to
+within one draw or two (see `draws_before`). In both cases the order of a cycle's slots is shuffled anew for each cycle,
+and time and memory do not depend on W.
 
-    unit "example"   slot g is an example, the (g % B)-th of global batch g // B
-    unit "dataset"   slot g is the whole global batch g, the draws k * B .. k * B + B - 1 of one dataset
+The k-th draw of a dataset (from 0) belongs to its epoch k // n. An epoch visits every example once, in its own order.
+Only one cycle is ever shuffled in memory, so a billion pairs need no start-up time.
 
-All packing blocks have as many rows as the fullest one needs, so the examples of a batch are dealt to the blocks like
-cards, dataset by dataset: each block gets nearly the same share of each.
+    unit "example"   slot g is one example, number g % B of global batch g // B
+    unit "dataset"   slot g is the whole global batch g: draws k * B .. k * B + B - 1 of one dataset
 
-Random numbers are SplitMix64, word i of a stream computed from i alone, and permutations are made of them here:
-numpy.random's distributions may change with its version, and the order of examples must not.
+All packing blocks have as many rows as the fullest one needs. So the examples of a batch are dealt to the blocks like
+cards, dataset by dataset, and each block gets nearly the same share of each dataset.
+
+Random numbers come from SplitMix64, which computes word i of a stream from i only, and permutations are built on it
+here: numpy.random may change its distributions with its version, but the order of examples must not change.
 """
 
 import functools
 import hashlib
+import heapq
 import json
 import os
 from collections.abc import Sequence
@@ -29,6 +33,7 @@ import numpy as np
 
 CHOICES_PER_EXAMPLE = 4
 FEISTEL_ROUNDS = 4
+LONGEST_CYCLE = 1 << 16  # slots
 GOLDEN = np.uint64(0x9E3779B97F4A7C15)  # 2^64 over the golden ratio
 
 
@@ -56,7 +61,7 @@ def read_data_config(path: str | os.PathLike) -> dict[str, int]:
     """Weights by dataset name, from a JSON list of {"name": "dir/file.jsonl.gz", "weight": int, ...}.
 
     Raises:
-      ValueError: not such a list, an empty list, a name that comes twice, a weight that is not a positive integer.
+      ValueError: not such a list, an empty list, a name that occurs twice, a weight that is not a positive integer.
     """
     with open(path, encoding="utf-8") as file:
         try:
@@ -70,10 +75,12 @@ def read_data_config(path: str | os.PathLike) -> dict[str, int]:
         name, weight = (entry.get("name"), entry.get("weight")) if isinstance(entry, dict) else (None, None)
         if not isinstance(name, str) or not name:
             raise ValueError(f'{path}: entry {number}: no "name": {json.dumps(entry)[:200]}')
+        if type(weight) is float and weight.is_integer():
+            weight = int(weight)  # 1e8
         if type(weight) is not int or weight <= 0:
             raise ValueError(
                 f'{path}: entry {number} ({name}): "weight" must be a positive integer, not {json.dumps(weight)}; '
-                "leave the entry out to leave the dataset out"
+                "to leave the dataset out, remove its entry"
             )
         if name in weights:
             raise ValueError(f"{path}: entry {number}: {name} is there twice")
@@ -97,36 +104,83 @@ def plan_step(mixture: Mixture, step: int, blocks: Sequence[int]) -> Plan:
 
 
 def draw_slots(seed: int, weights: tuple[int, ...], first: int, count: int) -> tuple[np.ndarray, np.ndarray]:
-    """Slots first .. first + count - 1 -> (dataset [count], the how-manieth draw of it [count] int64)."""
-    cycle = sum(weights)
+    """Slots first .. first + count - 1 -> (dataset [count], index of the draw within its dataset [count] int64)."""
+    cycle = cycle_length(weights)
     first_cycle, last_cycle = first // cycle, (first + count - 1) // cycle
     datasets, draws = shuffle_cycles(seed, weights, first_cycle, last_cycle - first_cycle + 1)
     here = slice(first - first_cycle * cycle, first - first_cycle * cycle + count)
     return datasets[here], draws[here]
 
 
-@functools.lru_cache(maxsize=4)  # neighbouring steps share a cycle where W > B
+def cycle_length(weights: tuple[int, ...]) -> int:
+    """S, the slots per cycle."""
+    return min(sum(weights), LONGEST_CYCLE)
+
+
+@functools.lru_cache(maxsize=4)  # neighbouring steps share a cycle if S > B
 def shuffle_cycles(
     seed: int, weights: tuple[int, ...], first_cycle: int, num_cycles: int
 ) -> tuple[np.ndarray, np.ndarray]:
-    """The slots of C whole cycles: (dataset [C * W] uint16 or uint32, draw [C * W] int64)."""
-    cycle = sum(weights)
+    """The slots of C whole cycles: (dataset [C * S] uint16 or uint32, draw [C * S] int64)."""
+    cycle = cycle_length(weights)
     # A cycle is put in the order of random keys, whose low bits carry the number of the item and so make them unique.
     item_bits = np.uint64((1 << (cycle - 1).bit_length()) - 1)
     slots = np.arange(first_cycle * cycle, (first_cycle + num_cycles) * cycle).reshape(num_cycles, cycle)
     keys = random_words(stream(seed, "cycles"), slots)
     keys = np.sort((keys & ~item_bits) | np.arange(cycle, dtype=np.uint64), axis=1)
+    before = draws_before(weights, first_cycle, num_cycles + 1)  # [C + 1, D]
+    counts = np.diff(before, axis=0)  # [C, D], each row sums to S
     small = np.uint16 if len(weights) < 1 << 16 else np.uint32  # uint16 sorts in linear time
-    items = np.repeat(np.arange(len(weights), dtype=small), weights)  # [W], each dataset `weight` times
-    datasets = items[(keys & item_bits).astype(np.int64)]  # [C, W]
-    # In order of dataset and then slot, the j-th item of a cycle is the (j - offset)-th draw of its dataset there.
+    in_order = np.tile(np.arange(len(weights), dtype=small), num_cycles)
+    items = np.repeat(in_order, counts.reshape(-1)).reshape(num_cycles, cycle)
+    datasets = np.take_along_axis(items, (keys & item_bits).astype(np.int64), axis=1)  # [C, S]
+    # In order of dataset and then slot, item j of a cycle is draw number j - (items of the datasets before its own).
     by_dataset = np.argsort(datasets, axis=1, kind="stable")
-    counts = np.asarray(weights, np.int64)
-    cycles = np.arange(first_cycle, first_cycle + num_cycles)[:, None]
-    sorted_draws = np.arange(cycle) - np.repeat(np.cumsum(counts) - counts, counts) + cycles * counts[items]  # [C, W]
+    first_draws = before[:-1] - (np.cumsum(counts, axis=1) - counts)  # [C, D]
+    sorted_draws = np.arange(cycle) + np.repeat(first_draws.reshape(-1), counts.reshape(-1)).reshape(num_cycles, cycle)
     draws = np.empty_like(sorted_draws)
     np.put_along_axis(draws, by_dataset, sorted_draws, axis=1)
     return datasets.reshape(-1), draws.reshape(-1)
+
+
+def draws_before(weights: tuple[int, ...], first_cycle: int, count: int) -> np.ndarray:
+    """[count, D] int64: how many draws each dataset has had before cycles first_cycle .. first_cycle + count - 1."""
+    if sum(weights) <= LONGEST_CYCLE:
+        return np.arange(first_cycle, first_cycle + count)[:, None] * np.asarray(weights, np.int64)
+    return np.array([
+        split_slots(weights, cycle * LONGEST_CYCLE) for cycle in range(first_cycle, first_cycle + count)], np.int64)
+
+
+def split_slots(weights: tuple[int, ...], num_slots: int) -> list[int]:
+    """How many of the first num_slots slots each dataset gets, in exact integers; they add up to num_slots.
+
+    The slots go down a binary tree: each node splits what it gets between its two children, by their weights and
+    rounded to nearest. Each child's count never falls as its node's count grows, so a dataset's count never falls as
+    num_slots grows. In a Huffman tree a child that splits again has at most two thirds of its node's weight, so that
+    rounding errors fade on the way down: a count is within 2 of its exact share, and mostly within 1.
+    """
+    totals, children = split_tree(weights)
+    counts = [0] * len(totals)
+    counts[-1] = num_slots
+    for node in reversed(range(len(weights), len(totals))):
+        left, right = children[node - len(weights)]
+        counts[left] = (2 * counts[node] * totals[left] + totals[node]) // (2 * totals[node])
+        counts[right] = counts[node] - counts[left]
+    return counts[: len(weights)]
+
+
+@functools.lru_cache(maxsize=4)
+def split_tree(weights: tuple[int, ...]) -> tuple[list[int], list[tuple[int, int]]]:
+    """The Huffman tree of D leaves: (weight of each node, children of nodes D, D + 1, ...); the root comes last."""
+    totals, children = list(weights), []
+    heap = [(weight, node) for node, weight in enumerate(weights)]
+    heapq.heapify(heap)
+    while len(heap) > 1:
+        (left_weight, left), (right_weight, right) = heapq.heappop(heap), heapq.heappop(heap)
+        heapq.heappush(heap, (left_weight + right_weight, len(totals)))
+        totals.append(left_weight + right_weight)
+        children.append((left, right))
+    return totals, children
 
 
 def draw_examples(mixture: Mixture, datasets: np.ndarray, draws: np.ndarray) -> np.ndarray:

@@ -18,6 +18,7 @@ tokenizer and options are what they were. Nothing half-written is ever taken for
 import collections
 import concurrent.futures
 import concurrent.futures.process
+import contextlib
 import dataclasses
 import itertools
 import json
@@ -25,6 +26,7 @@ import math
 import multiprocessing
 import os
 import shutil
+import signal
 import sys
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -33,6 +35,7 @@ from typing import Literal
 import tqdm
 
 from data.files import write_json
+from data.first_block import check_first_block
 from data.formats import SUFFIXES, Prompts, SourceFile, syntax_of
 from data.mixture import read_data_config
 from data.shards import FORMAT_VERSION, MAX_STORED_TOKENS
@@ -200,6 +203,8 @@ def _write_datasets(config: PrepareConfig, names: list[str], fingerprint: str) -
     """Tokenises and writes the datasets; returns their manifests by name."""
     if not names:
         return {}
+    for name in names:
+        check_first_block(Path(config.source_dir) / name, config.tsv_header, config.tsv, config.max_bad_share)
     sources = {name: SourceFile(Path(config.source_dir) / name, config.tsv_header, config.tsv) for name in names}
     total_bytes = sum(source.path.stat().st_size for source in sources.values())
     workers = config.workers or (len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count())
@@ -229,6 +234,16 @@ def _write_datasets(config: PrepareConfig, names: list[str], fingerprint: str) -
     return manifests
 
 
+@contextlib.contextmanager
+def _without_ctrl_c() -> Iterator[None]:
+    """Holds back SIGINT; processes that are started here never get it, so that only the main one answers Ctrl-C."""
+    before = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT})
+    try:
+        yield
+    finally:
+        signal.pthread_sigmask(signal.SIG_SETMASK, before)
+
+
 def _map_in_order(
     pool: concurrent.futures.Executor,
     function: Callable[[Block], TokenisedBlock],
@@ -238,7 +253,9 @@ def _map_in_order(
     """Applies the function to each item in the pool; results in order, at most `depth` items under way."""
     under_way = collections.deque()
     for name, block in items:
-        under_way.append((name, block, pool.submit(function, block)))
+        with _without_ctrl_c():
+            future = pool.submit(function, block)
+        under_way.append((name, block, future))
         if len(under_way) == depth:
             name, block, future = under_way.popleft()
             yield name, block, future.result()
@@ -294,6 +311,8 @@ def summary_table(manifests: list[dict], unchanged: set[str]) -> str:
         )
         first = skipped["first"][:PRINTED_BAD_LINES]
         named += [f"skipped {manifest['name']}:{number}: {reason}" for number, reason in first]
+        if manifest["ignored_keys"]:
+            named.append(f"{manifest['name']}: keys that are not used: {', '.join(manifest['ignored_keys'])}")
         if skipped["count"] > len(first):
             named.append(f"skipped {manifest['name']}: {skipped['count'] - len(first)} more, see its manifest.json")
     return "\n".join(rows + named)

@@ -19,7 +19,8 @@ import numpy as np
 from array_record.python.array_record_module import ArrayRecordReader
 
 from data.files import write_json
-from data.formats import NO_PROMPTS, BadLine, Prompts, RawExample, SourceFile, parse_line, split_lines
+from data.first_block import named_reasons
+from data.formats import NO_PROMPTS, BadLine, BlankLine, Prompts, RawExample, SourceFile, parse_line, split_lines
 from data.shards import (
     FORMAT_VERSION,
     Example,
@@ -34,6 +35,7 @@ from data.shards import (
 from data.tokenizer import TextTokenizer, load_tokenizer
 
 NAMED_BAD_LINES = 1000  # bad lines that a manifest names; all are counted, by reason
+NAMED_KEYS = 20  # ignored keys that a manifest names
 LENGTH_EDGES = (0, 4, 8, 16, 24, 32, 48, 64, 96, 128, 192, 256, 384, 512, 1024, 2048)  # tokens; lower edges of the bins
 
 _worker_tokenizer: TextTokenizer | None = None
@@ -55,6 +57,7 @@ class TokenisedBlock(NamedTuple):
     num_lines: int
     bad_lines: list[tuple[int, str]]  # (line number, reason)
     lengths: np.ndarray  # [texts] int32: full length of each text of the records
+    ignored_keys: frozenset[str] = frozenset()  # of JSON objects
 
 
 def start_worker(tokenizer_folder: str) -> None:
@@ -85,6 +88,8 @@ def parse_block(block: Block) -> tuple[list[tuple[int, RawExample]], list[tuple[
             if raw.file_kind != block.file_kind:
                 raise BadLine(f"{_article(raw.file_kind)} in a file of {_plural(block.file_kind)}")
             numbered.append((number, raw))
+        except BlankLine:
+            pass
         except BadLine as reason:
             bad_lines.append((number, str(reason)))
     return numbered, bad_lines
@@ -105,7 +110,8 @@ def tokenise_block(block: Block, tokenizer: TextTokenizer) -> TokenisedBlock:
             continue
         records.append(encode_record(_example(raw, text_tokens, dtype, block.max_tokens)))
         lengths.extend(text_lengths)
-    return TokenisedBlock(records, num_lines, sorted(bad_lines), np.array(lengths, np.int32))
+    return TokenisedBlock(records, num_lines, sorted(bad_lines), np.array(lengths, np.int32),
+                          frozenset(key for _, raw in numbered for key in raw.ignored_keys))
 
 
 def _example(raw: RawExample, tokens: list[np.ndarray], dtype: np.dtype, max_tokens: int) -> Example:
@@ -201,6 +207,7 @@ class DatasetWriter:
         self.num_lines = 0
         self.reasons: collections.Counter[str] = collections.Counter()
         self.bad_lines: list[tuple[int, str]] = []
+        self.ignored_keys: set[str] = set()
         self.length_counts = np.zeros(len(LENGTH_EDGES), np.int64)
         self.num_texts = self.num_tokens = self.truncated_texts = 0
         self._shards = ShardWriter(self.folder, itertools.repeat(records_per_shard))
@@ -209,6 +216,8 @@ class DatasetWriter:
     def add(self, block: Block, result: TokenisedBlock) -> None:
         self.file_kind = block.file_kind
         self.num_lines += result.num_lines
+        if len(self.ignored_keys) < NAMED_KEYS:
+            self.ignored_keys |= result.ignored_keys
         self.reasons.update(reason for _, reason in result.bad_lines)
         self.bad_lines.extend(result.bad_lines[: NAMED_BAD_LINES - len(self.bad_lines)])
         self.num_texts += len(result.lengths)
@@ -223,9 +232,10 @@ class DatasetWriter:
     def require_few_bad_lines(self, max_bad_share: float) -> None:
         """Raises if the file has no good line, or a larger share of bad ones than is allowed."""
         bad = self.reasons.total()
-        named = "; ".join(f"{self.source.path}:{number}: {reason}" for number, reason in self.bad_lines[:3])
+        named = named_reasons(self.source.path, self.bad_lines)
         if not self._shards.shard_records:
-            raise ValueError(f"{self.source.path}: no example in {self.num_lines} lines: {named or 'a header alone'}")
+            named = named or "all of them are blank, or a header"
+            raise ValueError(f"{self.source.path}: no example in {self.num_lines} lines: {named}")
         if bad > max_bad_share * self.num_lines:
             raise ValueError(
                 f"{self.source.path}: {bad} of {self.num_lines} lines are bad ({bad / self.num_lines:.2%}), more than "
@@ -249,10 +259,11 @@ class DatasetWriter:
                 "length_histogram": {"edges": list(LENGTH_EDGES), "counts": self.length_counts.tolist()},
                 "skipped": {
                     "count": self.reasons.total(),
-                    "reasons": dict(self.reasons.most_common()),
+                    "reasons": dict(self.reasons.most_common(NAMED_BAD_LINES)),
                     "first": [list(bad_line) for bad_line in self.bad_lines],
                 },
                 "columns": self.source.columns,
+                "ignored_keys": sorted(self.ignored_keys)[:NAMED_KEYS],
                 "source": source_state(self.source.path) | {"crc32": f"{self.source.crc32:08x}"},
                 "tokenizer": tokenizer_fingerprint,
                 "options": options,

@@ -17,7 +17,7 @@ from model.files.modules import retrieval_prompts
 class Embedder:
     """Embeds texts with one model and remembers them, so that no text is encoded twice in all the tasks of a run.
 
-    Embeddings are the model's before normalisation: a translation's squared error wants those, a cosine does not mind.
+    Embeddings are those before normalisation: the squared error of translations needs them, and cosine ignores length.
     """
 
     def __init__(self, encoder: Encoder, teacher: "Embedder | None" = None):

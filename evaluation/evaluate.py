@@ -40,20 +40,26 @@ class EvaluateConfig:
     suite: tuple[str, ...] = flag((), "comma-separated: sts (sts12 to sts16, stsb, sickr), reranking (askubuntu, "
                                       "scidocs), transfer (sicke, snli), bitext (ntrex, tatoeba), or tasks of them, "
                                       "sts17, sts22, or the name of any file of STS pairs")
-    data_dir: str = flag("", "folder of the suites' files, as they are published (BUILD.md says where they may lie)")
-    split: str = flag("test", "split of STS, AskUbuntu, SciDocs and --retrieval: test, dev or train")
-    languages: tuple[str, ...] = flag((), "languages of ntrex and tatoeba, as in their files: deu,fra; empty: all")
+    data_dir: str = flag("", "folder with the files of --suite, in their published layouts (see BUILD.md)")
+    split: str = flag("test", "split to score of STS, AskUbuntu, SciDocs and --retrieval: test, dev or train")
+    languages: tuple[str, ...] = flag((), "languages of ntrex and tatoeba to score, by the codes in their files, such "
+                                          "as deu,fra; "
+                                          "empty: all")
     reranking: tuple[str, ...] = flag((), "files of {query, positive, negative} (.jsonl, .jsonl.gz), comma-separated: "
                                           "MAP and MRR@10 of each")
     retrieval: tuple[str, ...] = flag((), "folders of BEIR's layout (corpus.jsonl, queries.jsonl, qrels/), "
                                           "comma-separated: nDCG@10, MRR@10, Recall@100 and MAP@100 of each")
-    pairs: tuple[str, ...] = flag((), "files of held-out pairs (.jsonl.gz), comma-separated: score retrieval in each")
-    parallel: tuple[str, ...] = flag((), "files of translations (.tsv, .tsv.gz; header: source language, others), "
+    pairs: tuple[str, ...] = flag((), "files of held-out pairs (.jsonl, .jsonl.gz), comma-separated: accuracy@1 and "
+                                      "MRR@10 "
+                                      "of finding each text's partner")
+    parallel: tuple[str, ...] = flag((), "files of translations (.tsv, .tsv.gz; the header names the source language "
+                                         "first, then "
+                                         "the others), "
                                          "comma-separated: translation accuracy in each language")
     teacher: str = flag("", "MODEL: also the mean squared error of the model's embeddings of the translations against "
                             "the teacher's of their sources, both before normalisation")
     output: str = flag("", "results.json to write: a list of {task, split, metric, value, n, model, code, seconds}")
-    dtype: Literal["float32", "bfloat16"] = flag("float32", "dtype of activations and matrix products")
+    dtype: Literal["float32", "bfloat16"] = flag("float32", "number format of activations and matrix products")
     coordinator_address: str = flag("", "host:port of process 0, or auto on a pod; empty: one process")
     num_processes: int = flag(1, "processes of the run, with an explicit --coordinator_address", minimum=1)
     process_id: int = flag(0, "this process's number, with an explicit --coordinator_address", minimum=0)
@@ -70,6 +76,20 @@ def read_tasks(config: EvaluateConfig) -> list[Task]:
     if twice:
         raise ValueError(f"two tasks are called {twice[0]}: score one of them in a run of its own")
     return tasks
+
+
+def check_paths(config: EvaluateConfig) -> None:
+    """ValueError that names the flag if it is given a folder but takes a file, or the other way round."""
+    for flag_name in ("reranking", "pairs", "parallel"):
+        for path in getattr(config, flag_name):
+            if pathlib.Path(path).is_dir():
+                raise ValueError(f"--{flag_name}={path} is a folder: name a file in it")
+    for path in config.retrieval:
+        if not pathlib.Path(path).is_dir():
+            what = "is a file" if pathlib.Path(path).exists() else "does not exist"
+            raise ValueError(f"--retrieval={path} {what}: name the folder of corpus.jsonl, queries.jsonl and qrels/")
+    if config.data_dir and not pathlib.Path(config.data_dir).is_dir():
+        raise ValueError(f"--data_dir={config.data_dir} is not a folder")
 
 
 def read_suite_tasks(config: EvaluateConfig) -> list[Task]:
@@ -121,9 +141,10 @@ def evaluate(config: EvaluateConfig) -> None:
     if config.languages and not {"bitext", *translation.TASKS} & set(config.suite):
         raise ValueError(f"--languages={','.join(config.languages)} chooses those of ntrex and tatoeba: give "
                          "--suite=bitext or one of them")
-    tasks = read_tasks(config)
+    check_paths(config)
     if config.output:
         check_output(config.output)
+    tasks = read_tasks(config)
 
     import jax  # only once the flags make sense
 
@@ -172,7 +193,7 @@ def suite_means(scored: list[Scored]) -> Iterator[Scored]:
     if mean := sts.mean_of_seven(results):
         yield Scored(mean.task, Scores([mean], {}), sum(seconds.get(task, 0) for task in sts.SEVEN))
     for suite, metric in (("reranking", "map"), ("transfer", "accuracy")):
-        first = {result.task: result for result in reversed(results)  # the headline; a file of one's own is heldout
+        first = {result.task: result for result in reversed(results)  # the headline; your own file is heldout
                  if result.metric == metric and result.split != "heldout"}
         if set(SUITES[suite]) <= first.keys():
             headlines = [first[task] for task in SUITES[suite]]

@@ -36,6 +36,10 @@ def check_output(path: str) -> None:
     """Makes the folder of --output; ValueError now rather than after the work if nothing can be written there."""
     if pathlib.Path(path).is_dir():
         raise ValueError(f"--output={path} is a folder; name a file in it, results.json for one")
+    if items_path(path).is_dir():
+        raise ValueError(f"--output={path}: {items_path(path)}, which is written too, is a folder")
+    if pathlib.Path(path).exists() and not pathlib.Path(path).is_file():
+        raise ValueError(f"--output={path} is not a regular file")
     folder = pathlib.Path(path).parent
     try:
         folder.mkdir(parents=True, exist_ok=True)

@@ -4,6 +4,8 @@ import jax
 import jax.numpy as jnp
 
 LANES = 128  # of a TPU's vector registers
+UNIT_NORM_PRODUCT = 1.01
+"""Above |<q, k>| of unit vectors as rounded: to bfloat16, each norm is at most 1 + 2^-8."""
 
 
 def product(left: jax.Array, right: jax.Array, contract: tuple[int, int]) -> jax.Array:

@@ -7,15 +7,17 @@ losses.batch_metrics, reporter.py) and evaluation lines ({"step", "sts_spearman"
 import json
 import pathlib
 
+from evaluation.report import curves
+
 
 class MetricsWriter:
     """Appends to metrics.jsonl, from which the lines after step `kept_to` are dropped: a killed run wrote them."""
 
     def __init__(self, workdir: pathlib.Path, kept_to: int, tensorboard: bool):
         self._path = workdir / "metrics.jsonl"
-        kept = [line for line in read_lines(self._path) if json.loads(line)["step"] <= kept_to]
+        kept = [line for line in read_metrics(workdir) if line["step"] <= kept_to]
         temporary = self._path.with_suffix(".tmp")
-        temporary.write_text("".join(line + "\n" for line in kept))
+        temporary.write_text("".join(json.dumps(line) + "\n" for line in kept))
         temporary.replace(self._path)
         self._file = self._path.open("a")
         self._tensorboard = None
@@ -38,12 +40,7 @@ class MetricsWriter:
             self._tensorboard.close()
 
 
-def read_lines(path: pathlib.Path) -> list[str]:
-    """Complete lines of a metrics file; a last line cut off by a kill is left out."""
-    if not path.exists():
-        return []
-    return [line for line in path.read_text().splitlines(keepends=False) if line.endswith("}")]
-
-
 def read_metrics(workdir: pathlib.Path) -> list[dict]:
-    return [json.loads(line) for line in read_lines(workdir / "metrics.jsonl")]
+    """The lines of WORKDIR/metrics.jsonl; none if there is no such file."""
+    path = workdir / "metrics.jsonl"
+    return curves.read_metrics(path) if path.exists() else []

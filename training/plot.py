@@ -2,7 +2,7 @@
 
 import pathlib
 
-from training.metrics import read_metrics
+from evaluation.report.curves import curves_of, read_metrics
 
 
 def plot_curves(workdir: pathlib.Path) -> pathlib.Path:
@@ -12,18 +12,15 @@ def plot_curves(workdir: pathlib.Path) -> pathlib.Path:
     matplotlib.use("Agg")
     from matplotlib import pyplot
 
-    lines = read_metrics(workdir)
-    training = [line for line in lines if "loss" in line]
-    evaluations = [line for line in lines if "loss" not in line]
+    curves = curves_of(read_metrics(workdir / "metrics.jsonl"))
     figure, (left, right) = pyplot.subplots(1, 2, figsize=(11, 4), layout="constrained")
-    left.plot([line["step"] for line in training], [line["loss"] for line in training], linewidth=0.8)
-    left.set(title="contrastive loss", xlabel="step", ylabel="nats")
-    names = [name for name in (evaluations[0] if evaluations else {}) if name not in ("step", "evaluation_seconds")]
-    for name in names:
-        points = [(line["step"], line[name]) for line in evaluations if name in line]
+    if curves.loss:
+        left.plot(*zip(*curves.loss), linewidth=0.8)
+    left.set(title=curves.loss_title, xlabel="step", ylabel=curves.loss_unit)
+    for name, points in curves.scores.items():
         right.plot(*zip(*points), marker="o", markersize=3, label=f"{name}: {points[0][1]:.1f} → {points[-1][1]:.1f}")
     right.set(title="held-out scores", xlabel="step", ylabel="× 100")
-    if names:
+    if curves.scores:
         right.legend()
     for axes in (left, right):
         axes.grid(alpha=0.3)

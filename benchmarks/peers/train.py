@@ -2,7 +2,8 @@
 
 Runs in the peer's environment from its own folder (see peer.py). Prints one line once the trainer is built, then waits
 in the trainer's `on_step_end` for {"seconds": s} lines on stdin; each runs whole steps for s seconds and answers
-{"pairs", "seconds", "real_tokens", "padded_tokens"}. {"stop": true} ends it.
+{"pairs", "seconds", "real_tokens", "padded_tokens", "squared_lengths"}; the last is the sum of the texts' squared
+numbers of tokens. {"stop": true} ends it.
 """
 
 import json
@@ -45,7 +46,8 @@ class BlockTimer(transformers.TrainerCallback):
         if order.get("stop"):
             control.should_training_stop = True
             return
-        self.collator.real_tokens = self.collator.padded_tokens = self.steps = 0
+        self.collator.counts = dict.fromkeys(self.collator.counts, 0)
+        self.steps = 0
         self.wanted_seconds = order["seconds"]
         self.begin = time.perf_counter()
 
@@ -60,8 +62,7 @@ class BlockTimer(transformers.TrainerCallback):
         answer = {
             "pairs": self.steps * args.per_device_train_batch_size,
             "seconds": seconds,
-            "real_tokens": self.collator.real_tokens,
-            "padded_tokens": self.collator.padded_tokens,
+            **self.collator.counts,
         }
         print(json.dumps(answer), file=answers)
         self.next_block(control)
@@ -72,14 +73,15 @@ class CountingCollator:
 
     def __init__(self, collator):
         self.collator = collator
-        self.real_tokens = self.padded_tokens = 0
+        self.counts = dict.fromkeys(("real_tokens", "padded_tokens", "squared_lengths"), 0)
 
     def __call__(self, features):
         batch = self.collator(features)
         for name, value in batch.items():
             if name.endswith("attention_mask"):
-                self.real_tokens += int(value.sum())
-                self.padded_tokens += value.numel()
+                self.counts["real_tokens"] += int(value.sum())
+                self.counts["padded_tokens"] += value.numel()
+                self.counts["squared_lengths"] += int((value.sum(dim=1) ** 2).sum())
         return batch
 
     def __getattr__(self, name):

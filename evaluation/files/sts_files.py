@@ -1,7 +1,7 @@
-"""Files of sentence pairs with human scores, in the formats that they are published in.
+"""Files of sentence pairs with human scores, in the formats in which they are published.
 
-Each reader gives the pairs of one file, or of an input with its gold. Errors are ValueErrors that name file:line: a
-wrong number of columns, an empty sentence, a score that is not a finite number or is outside `limits`.
+Each reader returns the pairs of one file, or of an input file and its gold scores. It raises a ValueError that names
+file:line for a wrong number of columns, an empty sentence, and a score that is no finite number or is outside `limits`.
 """
 
 import csv
@@ -10,9 +10,15 @@ import pathlib
 from collections.abc import Iterable, Iterator
 from typing import NamedTuple
 
-from absl import logging
-
-from evaluation.files.lines import check_text, json_objects, numbered_lines, table_rows
+from evaluation.files.lines import (
+    aligned_lines,
+    all_lines,
+    check_text,
+    json_objects,
+    log_left_out,
+    numbered_lines,
+    table_rows,
+)
 
 
 class StsPair(NamedTuple):
@@ -25,7 +31,7 @@ Limits = tuple[float, float] | None  # least and largest score; None: any finite
 
 
 class Columns(NamedTuple):
-    """Names in a header: of the sentences and the score, and of the split and the part, where a file has several."""
+    """Names in a header, in lower case: of the sentences, the score, and the split and part if the file has them."""
 
     sentence1: str = "sentence1"
     sentence2: str = "sentence2"
@@ -43,9 +49,9 @@ class Row(NamedTuple):
 def read_sts(path: str | pathlib.Path, split: str = "") -> list[StsPair]:
     """Reads the pairs of one split of an STS file; an empty `split` reads all.
 
-    The file is .tsv or .tsv.gz, unquoted, with a header that names at least the columns sentence1, sentence2 and score,
-    and split where one is chosen. Raises ValueError naming file:line for a wrong number of columns, a score that is not
-    a finite number and an empty sentence, in any split.
+    The file is .tsv or .tsv.gz, unquoted, with a header that names at least the columns sentence1, sentence2 and score
+    (in any case), and split if one is chosen. Raises ValueError naming file:line for a wrong number of columns, a score
+    that is no finite number and an empty sentence, in any split.
     """
     return [row.pair for row in read_columns(path, split, Columns())]
 
@@ -65,9 +71,9 @@ def read_columns(path: str | pathlib.Path, split: str, columns: Columns, limits:
 def read_json_lines(
     path: str | pathlib.Path, split: str, limits: Limits = None, *, language: str = "", file_split: str = "test"
 ) -> list[Row]:
-    """Rows of {"sentence1", "sentence2", "score", "lang"[, "split"]} objects, one a line; a row's part is its language.
+    """Rows of a file with one {"sentence1", "sentence2", "score", "lang"[, "split"]} object per line.
 
-    `language` and `file_split` are those of lines that name none.
+    The part of a row is its language. `language` and `file_split` are those of lines that name none.
     """
     rows, splits = [], set()
     for place, row in json_objects(path):
@@ -88,22 +94,16 @@ def read_json_lines(
 def read_input_and_gold(
     input_path: pathlib.Path, gold_path: pathlib.Path, limits: Limits = None, num_columns: tuple[int, ...] = (2,)
 ) -> list[StsPair]:
-    """SemEval's two files of a part: two tab-separated sentences a line, and that line's score.
+    """SemEval's two files of a part: two tab-separated sentences per line, and the score of that line.
 
-    An empty line of gold is a pair that was not judged: it is left out, and how many were is logged. `num_columns` are
-    the numbers of columns that the input may have. ValueError if the files have different numbers of lines.
+    A pair whose gold line is blank was not judged: it is left out, and their number is logged. `num_columns`
+    are the numbers of columns that the input may have. ValueError if one file ends before the other.
     """
-    inputs, golds = list(numbered_lines(input_path)), list(numbered_lines(gold_path))
-    if len(inputs) != len(golds):
-        shorter = min(len(inputs), len(golds))
-        longer = input_path if len(inputs) > len(golds) else gold_path
-        raise ValueError(f"{longer}:{shorter + 1}: {input_path} has {len(inputs)} lines, "
-                         f"but {gold_path} has {len(golds)}")
-    judged = [(*line, *gold) for line, gold in zip(inputs, golds) if gold[1].strip()]
+    lines = list(aligned_lines(input_path, gold_path))
+    judged = [(*line, *gold) for line, gold in lines if gold[1].strip()]
     if not judged:
-        raise ValueError(f"{gold_path} has no scores in its {len(golds)} lines")
-    if len(judged) < len(inputs):
-        logging.info("%s: left out %d of %d pairs: not judged", input_path, len(inputs) - len(judged), len(inputs))
+        raise ValueError(f"{gold_path} has no scores for the {len(lines)} pairs of {input_path}")
+    log_left_out(input_path, len(lines) - len(judged), f"of {len(lines)} pairs: not judged")
     pairs = []
     for place, line, gold_place, gold in judged:
         fields = _checked_fields(line.split("\t"), place, num_columns)
@@ -115,7 +115,7 @@ def read_positions(
     path: pathlib.Path, positions: tuple[int, int, int], num_columns: tuple[int, ...], limits: Limits = None,
     *, comma_separated: bool = False,
 ) -> list[StsPair]:
-    """Pairs of a file without header: `positions` are those of sentence1, sentence2 and score, from 0.
+    """Pairs of a file without a header: `positions` are the columns of sentence1, sentence2 and score, from 0.
 
     Tab-separated files are unquoted; comma-separated ones are quoted as in RFC 4180.
     """
@@ -131,11 +131,12 @@ def read_positions(
 
 
 def _comma_separated(path: pathlib.Path) -> Iterator[tuple[str, list[str]]]:
-    """(file:line, fields) of each record; the line is the record's last, as a quoted field may hold line ends."""
-    reader = csv.reader((line + "\n" for _, line in numbered_lines(path)), strict=True)
+    """(file:line, fields) of each record; the line is the record's last, because a quoted field may hold line ends."""
+    reader = csv.reader((line + "\n" for _, line in all_lines(path)), strict=True)
     try:
         for fields in reader:
-            yield f"{path}:{reader.line_num}", fields
+            if any(field.strip() for field in fields):
+                yield f"{path}:{reader.line_num}", fields
     except csv.Error as error:
         raise ValueError(f"{path}:{reader.line_num}: not comma-separated: {error}") from error
 
@@ -165,7 +166,7 @@ def _sentences(sentence1: str, sentence2: str, place: str) -> tuple[str, str]:
 def _score(text: str | float, place: str, limits: Limits) -> float:
     try:
         score = float(text)
-    except (TypeError, ValueError, OverflowError):  # the last: JSON's integers are as large as they like
+    except (TypeError, ValueError, OverflowError):  # the last: JSON's integers have no largest one
         score = math.nan
     if isinstance(text, bool) or not math.isfinite(score):
         raise ValueError(f"{place}: score is not a finite number: {repr(text)[:80]}")

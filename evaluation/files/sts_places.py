@@ -39,7 +39,7 @@ from typing import NamedTuple
 
 from absl import logging
 
-from evaluation.files.lines import numbered_lines, parse_object
+from evaluation.files.lines import column_names, numbered_lines, parse_object
 from evaluation.files.sts_files import (
     Columns,
     Row,
@@ -50,10 +50,12 @@ from evaluation.files.sts_files import (
     read_positions,
 )
 from evaluation.task import MissingData
+from flags import nearest
 
 Parts = dict[str, list[StsPair]]
 Tree = dict[pathlib.Path, list[str]]  # folder -> names of its files
 
+OTHER_NAMES = ("sts", "reranking", "askubuntu", "scidocs", "transfer", "sicke", "snli", "bitext", "ntrex", "tatoeba")
 LEVELS = 4  # of folders below --data_dir
 YEARS = {
     "sts12": ("MSRpar", "MSRvid", "SMTeuroparl", "OnWN", "SMTnews"),
@@ -67,7 +69,7 @@ LIMITS = dict.fromkeys((*YEARS, "stsb", "sts17", "stsb_multi_mt"), (0, 5)) | {"s
 PUBLISHED_PAIRS = {year: {"test": pairs} for year, pairs in zip(YEARS, (3108, 1500, 3750, 3000, 1186))} | {
     "stsb": {"train": 5749, "dev": 1500, "test": 1379}, "sickr": {"train": 4500, "dev": 500, "test": 4927}}
 TASK_OF_FILE = {"sick": "sickr", "stsbenchmark": "stsb"}  # tasks whose file has another name
-SICK_COLUMNS = Columns("sentence_A", "sentence_B", "relatedness_score", split="SemEval_set")
+SICK_COLUMNS = Columns("sentence_a", "sentence_b", "relatedness_score", split="semeval_set")
 SPLITS = {"train": "train", "dev": "dev", "test": "test"}
 LOOKED_FOR = dict.fromkeys(YEARS, "STS/STS{}-en-test, folders with STS.input.PART.txt") | {
     "stsb": "STS/STSBenchmark, sts-SPLIT.csv, STS-B/SPLIT.tsv, stsb-en-SPLIT.csv",
@@ -102,7 +104,9 @@ def read_set(data_dir: str, name: str, split: str) -> StsSet:
         known = ", ".join(sorted(found)) or "no STS files"
         looked_for = f"eval/{name}.tsv, {name}.tsv, multilingual/{name}.jsonl"
         if name not in LOOKED_FOR:
-            raise ValueError(f"--suite={name} is unknown; --data_dir={data_dir} has {known}; looked for {looked_for}")
+            near = nearest(name, [*LOOKED_FOR, *OTHER_NAMES, *found]) if len(name) > 2 else ""
+            raise ValueError(f"--suite={name} is unknown{f': did you mean {near}?' if near else ''}; "
+                             f"--data_dir={data_dir} has {known}; looked for {looked_for}")
         looked_for = f"{looked_for}, {LOOKED_FOR[name].format(name[-2:])}"
         raise MissingData(f"--suite={name} is not in --data_dir={data_dir}, which has {known}; looked for {looked_for}")
     (place, *more), *others = (found[name][rank] for rank in sorted(found[name]))
@@ -166,7 +170,7 @@ def _files(tree: Tree, folder: pathlib.Path, *suffixes: str) -> list[pathlib.Pat
 
 def _tables(tree: Tree, folder: pathlib.Path) -> Places:
     for path in _files(tree, folder, ".tsv", ".tsv.gz"):
-        if set(Columns()[:3]) <= set(_first_line(path, otherwise="\t".join(Columns())).split("\t")):
+        if set(Columns()[:3]) <= set(column_names(_first_line(path, otherwise="\t".join(Columns())))):
             name = path.name.split(".tsv")[0]
             name = TASK_OF_FILE.get(name, name)
             yield name, Place(path, functools.partial(_read_table, path, name))
@@ -181,7 +185,7 @@ def _first_line(path: pathlib.Path, otherwise: str) -> str:
 
 
 def _read_table(path: pathlib.Path, name: str, split: str) -> Parts:
-    if split == "test" and "split" not in _first_line(path, otherwise="").split("\t"):
+    if split == "test" and "split" not in column_names(_first_line(path, otherwise="")):
         logging.info("%s has no column split: all of it is taken for the test split", path)
         split = ""
     rows = read_columns(path, split, Columns(part="source"), LIMITS.get(name))

@@ -12,8 +12,9 @@ import plotly.graph_objects as graph
 from plotly.subplots import make_subplots
 
 from evaluation.measures.correlation import spearman
+from evaluation.report.curves import curves_of
 from evaluation.report.runs import Run
-from evaluation.report.scores import OUTLIERS, is_lower_better, is_sts, outliers, training_scores
+from evaluation.report.scores import OUTLIERS, is_lower_better, is_sts, outliers
 
 PALETTE = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#8C6D1F")  # Okabe and Ito's, nearly
 DASHES = ("solid", "dash", "dot", "dashdot")  # of runs beyond the palette
@@ -38,17 +39,18 @@ def styles_of(runs: list[Run]) -> Styles:
 
 def loss_curves(runs: list[Run], styles: Styles) -> graph.Figure | None:
     """Training loss against the step."""
-    figure = new_figure([])
+    figure, titles = new_figure([]), {}
     for run in runs:
-        points = [(line["step"], line["loss"]) for line in run.training if "loss" in line]
-        if points:
-            add_curve(figure, thinned(points), run.name, styles[run.name], 0, markers=False)
-    return finished(figure, "step", "loss") if figure.data else None
+        curves = curves_of(run.training)
+        if curves.loss:
+            titles[f"{curves.loss_title} ({curves.loss_unit})"] = None
+            add_curve(figure, thinned(curves.loss), run.name, styles[run.name], 0, markers=False)
+    return finished(figure, "step", ", ".join(titles)) if figure.data else None
 
 
 def score_curves(runs: list[Run], styles: Styles) -> graph.Figure | None:
     """A panel a score of the evaluations while training; scores of one language (name:de) have none."""
-    scores = {run.name: training_scores(run) for run in runs}
+    scores = {run.name: curves_of(run.training).scores for run in runs}
     names = [name for name in dict.fromkeys(name for of_run in scores.values() for name in of_run) if ":" not in name]
     if not names:
         return None

@@ -114,9 +114,9 @@ def training_section(
 ) -> str:
     curves = [("loss", charts.loss_curves(runs, styles)), ("curves", charts.score_curves(runs, styles))]
     drawn = "".join(chart(figure, name) for name, figure in curves if figure)
-    text = (f"From metrics.jsonl; a curve has at most {charts.POINTS + 1} points. The loss is in nats, or a "
-            "mean squared error where that is minimised. The table has the scores at the last step, with 95 % "
-            "intervals where the run kept its scores by pair. Scores of single languages are in the table alone.")
+    text = (f"From metrics.jsonl; a curve has at most {charts.POINTS + 1} points. "
+            "The table has the scores at the last step, with 95 % "
+            "intervals where the run kept its scores by pair. Scores of single languages are in the table only.")
     if len(runs) > 1:
         text += f" Δ is the difference to {html.escape(runs[0].name)} on the same pairs."
     return f"<p>{text}</p>{drawn}{tables.training_table(progress, names)}"

@@ -9,10 +9,9 @@ import zlib
 from typing import NamedTuple
 
 import numpy as np
-from absl import logging
 
 from data.files import read_json
-from evaluation.files.lines import numbered_lines
+from evaluation.report.curves import read_metrics
 from evaluation.results import items_path
 
 MEAN_OF_SOME = re.compile(r"_mean_of_\d+$")  # ends the name of a mean over not all parts
@@ -188,22 +187,6 @@ def items_by_part(task: str, split: str, columns: dict[str, list]) -> Items:
     parts = {(task, split, part): {name: [column[row] for row in of_part] for name, column in columns.items()}
              for part, of_part in rows.items()}
     return parts | {(task, split, ""): columns}
-
-
-def read_metrics(path: pathlib.Path) -> list[dict]:
-    """The lines of a metrics.jsonl; a last one that was cut off by a kill is left out and logged."""
-    lines = []
-    for place, text in numbered_lines(path):
-        try:
-            lines.append((place, json.loads(text)))
-        except json.JSONDecodeError as error:
-            lines.append((place, error))
-    for place, line in lines[:-1]:
-        if not isinstance(line, dict) or "step" not in line:
-            raise ValueError(f"{place}: not a line of metrics: {line}")
-    if lines and isinstance(lines[-1][1], json.JSONDecodeError):
-        logging.info("%s is cut off and left out", lines.pop()[0])
-    return [line for _, line in lines]
 
 
 def read_details(run: Run, step: int) -> dict[str, np.ndarray]:

@@ -10,6 +10,7 @@ import numpy as np
 
 from evaluation.measures.bootstrap import Interval, Score, mean_score, percentile_interval, resampled, spearman_score
 from evaluation.measures.correlation import average_ranks
+from evaluation.report.curves import curves_of
 from evaluation.report.runs import Key, Line, Run, read_details
 from evaluation.tasks.heldout import inverse_ranks
 from evaluation.tasks.sts import SEVEN
@@ -242,21 +243,10 @@ class Progress(NamedTuple):
     cell: Cell  # of the last
 
 
-def training_scores(run: Run) -> dict[str, list[tuple[int, float]]]:
-    """{score: [(step, value)]} of the evaluation lines of metrics.jsonl."""
-    scores: dict[str, list[tuple[int, float]]] = {}
-    for line in run.training:
-        if "loss" not in line:
-            for name, value in line.items():
-                if name != "step" and isinstance(value, int | float) and not name.endswith("seconds"):
-                    scores.setdefault(name, []).append((line["step"], value))
-    return scores
-
-
 def compare_trainings(runs: list[Run], resamples: int) -> tuple[dict[str, list[Progress | None]], list[str]]:
     """{score: its progress in each run}, with intervals and differences at the last step; and notices."""
     notices: dict[str, None] = {}
-    points = [training_scores(run) for run in runs]
+    points = [curves_of(run.training).scores for run in runs]
     progress: dict[str, list[Progress | None]] = {}
     for name in dict.fromkeys(name for of_run in points for name in of_run):
         samples, items = [], []

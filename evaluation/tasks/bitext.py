@@ -6,13 +6,16 @@ it (Artetxe and Schwenk 2019), up to 1,000 sentences in each of 112 languages, e
 Legend: m = rows of a language.
 """
 
+import functools
+import itertools
 import pathlib
 import re
 from collections.abc import Sequence
 from typing import NamedTuple
 
-from evaluation.files.lines import check_text, json_objects, numbered_lines
+from evaluation.files.lines import aligned_lines, all_lines, check_text, json_objects
 from evaluation.task import MissingData
+from flags import nearest
 
 COMPLETE = {"ntrex": (128, 128 * 1997), "tatoeba": (112, 88877)}  # languages and pairs of the published sets
 JSON_FILES = {"ntrex": "ntrex128.jsonl", "tatoeba": "tatoeba_v1.jsonl"}
@@ -20,6 +23,15 @@ FOLDERS = {"ntrex": "NTREX-128", "tatoeba": "tatoeba/v1"}
 NTREX_SOURCE = "newstest2019-src.eng.txt"
 NTREX_REFERENCE = re.compile(r"newstest2019-ref(?:-(\d))?\.(.+)\.txt")  # ref-2.spa is the second Spanish, spa_2
 TATOEBA_FILE = re.compile(r"tatoeba\.(.+)-eng\.(\1|eng)")
+
+
+ISO_639_1 = dict(pair.split(":") for pair in (  # noqa: SIM905
+    "af:afr am:amh ar:ara az:aze be:bel bg:bul bn:ben bo:bod bs:bos ca:cat cs:ces cy:cym da:dan de:deu el:ell es:spa "
+    "et:est eu:eus fa:fas fi:fin fr:fra ga:gle gl:glg gu:guj ha:hau he:heb hi:hin hr:hrv hu:hun hy:hye id:ind is:isl "
+    "it:ita ja:jpn ka:kat kk:kaz km:khm kn:kan ko:kor ku:kmr lo:lao lt:lit lv:lav mk:mkd ml:mal mn:mon mr:mar ms:msa "
+    "mt:mlt my:mya nb:nob ne:nep nl:nld nn:nno no:nob pa:pan pl:pol ps:pus pt:por ro:ron ru:rus sd:snd si:sin sk:slk "
+    "sl:slv so:som sq:sqi sr:srp sv:swe sw:swa ta:tam te:tel th:tha tr:tur uk:ukr ur:urd uz:uzb vi:vie zh:zho "
+).split())
 
 
 class Bitext(NamedTuple):
@@ -56,9 +68,17 @@ def read_bitexts(data_dir: str, name: str, languages: Sequence[str] = ()) -> dic
 def _chosen(by_language: dict, languages: Sequence[str], path: pathlib.Path) -> dict:
     unknown = [language for language in languages if language not in by_language]
     if unknown:
-        raise ValueError(f"--languages={','.join(languages)}: {path} has no {', '.join(unknown)}; it has "
-                         f"{', '.join(by_language)}")
+        near = dict.fromkeys(filter(None, (_nearest_code(language, list(by_language)) for language in unknown)))
+        advice = f"did you mean {', '.join(near)}?" if near else f"it has {', '.join(list(by_language)[:8])} ..."
+        raise ValueError(f"--languages={','.join(languages)}: {path} has no {', '.join(unknown)}; {advice}")
     return {language: by_language[language] for language in languages or by_language}
+
+
+def _nearest_code(language: str, codes: list[str]) -> str:
+    """The code in a file that is most like a two-letter code or a misspelt one; "" if none is near."""
+    wanted = ISO_639_1.get(language[:2].lower(), language.lower()) if len(language) < 6 else language.lower()
+    beginning = [code for code in codes if code.lower().startswith(wanted)]
+    return beginning[0] if beginning else nearest(wanted, codes)
 
 
 def _ntrex_lines(path: pathlib.Path) -> dict[str, Bitext]:
@@ -119,23 +139,14 @@ def _tatoeba_files(folder: pathlib.Path) -> dict[str, tuple[pathlib.Path, pathli
 
 
 def _read_plain(files: dict[str, tuple[pathlib.Path, pathlib.Path]]) -> dict[str, Bitext]:
-    texts = {path: _plain_lines(path) for path in dict.fromkeys(path for pair in files.values() for path in pair)}
+    read = functools.cache(lambda path: list(all_lines(path)))  # the source is shared by all languages
     bitexts = {}
-    for language, (source, translation) in files.items():
-        shorter, longer = sorted((source, translation), key=lambda path: len(texts[path]))
-        if len(texts[shorter]) < len(texts[longer]):
-            raise ValueError(f"{shorter}:{len(texts[shorter]) + 1}: the file ends after {len(texts[shorter])} lines, "
-                             f"{longer.name} after {len(texts[longer])}")
-        bitexts[language] = Bitext(texts[source], texts[translation])
+    for language, paths in files.items():
+        rows = list(aligned_lines(*paths, read=read))
+        for place, text in itertools.chain(*rows):
+            if not text.strip():
+                raise ValueError(f"{place}: the line is empty")
+        if not rows:
+            raise ValueError(f"{paths[1]} has no lines")
+        bitexts[language] = Bitext(*([text.strip() for _, text in side] for side in zip(*rows)))
     return bitexts
-
-
-def _plain_lines(path: pathlib.Path) -> list[str]:
-    texts = []
-    for place, line in numbered_lines(path):
-        if not line.strip():
-            raise ValueError(f"{place}: the line is empty")
-        texts.append(line.strip())
-    if not texts:
-        raise ValueError(f"{path} has no lines")
-    return texts

@@ -1,4 +1,4 @@
-"""Held-out retrieval: does a text find the text it is paired with among all held-out candidates?
+"""Retrieval among held-out pairs: does a text find the text that it is paired with among all texts of the pairs?
 
 Legend: n = pairs, c = candidates, d = embedding width.
 """
@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, NamedTuple
 import numpy as np
 
 from data.formats import NO_PROMPTS, BadLine, Prompts, parse_line
-from evaluation.files.lines import numbered_lines
+from evaluation.files.lines import file_title, numbered_lines
 from evaluation.task import Result, Scores, Task
 from inference.embedding import EncodeFunction, unit_embeddings
 
@@ -29,8 +29,8 @@ class RetrievalScores(NamedTuple):
 def read_pairs(path: str | pathlib.Path) -> list[tuple[str, str]]:
     """Reads (query, paired text) from a .jsonl or .jsonl.gz file in any training format (data/formats.py).
 
-    A line's paired text is its first positive; sets give their first two texts. Raises ValueError naming file:line for
-    a line of no training format and for an empty text.
+    The paired text of a line is its first positive; a set gives its first two texts. Raises ValueError naming file:line
+    for a line in none of the training formats and for an empty text.
     """
     pairs = []
     for place, line in numbered_lines(path):
@@ -46,7 +46,7 @@ def read_pairs(path: str | pathlib.Path) -> list[tuple[str, str]]:
 def paired_ranks(queries: np.ndarray, candidates: np.ndarray, paired: np.ndarray) -> np.ndarray:
     """rank_i = number of candidates whose cosine with query i is at least that of candidate paired_i, itself included.
 
-    Ties are pessimistic: another candidate as near as the paired one counts as ahead of it.
+    Ties are pessimistic: another candidate that is equally near ranks before the paired one.
 
     Args:
         queries: [n, d] float32 of unit length.
@@ -75,9 +75,10 @@ def mean_reciprocal_rank(ranks: np.ndarray, cutoff: int = 10) -> float:
 def evaluate_pairs(
     encode: EncodeFunction, pairs: list[tuple[str, str]], prompts: Prompts = NO_PROMPTS
 ) -> RetrievalScores:
-    """accuracy@1 and MRR@10 of the paired text among the distinct paired texts of all the pairs, each after its prompt.
+    """accuracy@1 and MRR@10 of the paired text among the distinct paired texts of all pairs.
 
-    Exact duplicates of the paired text are one candidate, so finding any of them is correct.
+    Prompts are put before queries and candidates. Exact duplicates of a paired text are one candidate: finding any of
+    them is correct.
     """
     queries = [prompts.query + query for query, _ in pairs]
     candidates = list(dict.fromkeys(text for _, text in pairs))
@@ -89,8 +90,8 @@ def evaluate_pairs(
 
 
 def read_task(path: str) -> Task:
-    """--pairs: the task of one file. Its texts get the model's prompts, so that they are not known yet."""
-    name = pathlib.Path(path).name.split(".jsonl")[0]
+    """--pairs: the task of one file. Task.texts is empty, because the model's prompts are still unknown."""
+    name = file_title(path)
     return Task(name, (), functools.partial(_score, name=name, pairs=read_pairs(path)))
 
 

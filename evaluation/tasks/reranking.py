@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, NamedTuple
 
 import numpy as np
 
-from evaluation.files.lines import check_text, json_objects, log_left_out, numbered_lines
+from evaluation.files.lines import check_text, file_title, json_objects, log_left_out, numbered_lines
 from evaluation.measures.reranking import average_precisions, reciprocal_ranks
 from evaluation.task import MissingData, Result, Scores, Task
 from inference.embedding import EncodeFunction, unit_embeddings
@@ -51,7 +51,7 @@ def read_task(data_dir: str, name: str, split: str) -> Task:
 
 def read_file_task(path: str) -> Task:
     """--reranking: the task of one file, with the file's name."""
-    name = pathlib.Path(path).name.split(".jsonl")[0]
+    name = file_title(path)
     return _task(name, "heldout", {name: read_queries(path)})
 
 

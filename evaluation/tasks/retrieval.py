@@ -1,9 +1,11 @@
-"""Retrieval as BEIR has it (Thakur et al. 2021): do the queries find the documents that were judged relevant for them?
+"""Retrieval as in BEIR (Thakur et al. 2021): do the queries find the documents that were judged relevant for them?
 
-A BEIR folder holds corpus.jsonl ({"_id", "title", "text"} a line), queries.jsonl ({"_id", "text"}), either of them
-perhaps gzipped, and qrels/SPLIT.tsv (header: query-id, corpus-id, score). The corpus is read once to check it, once to
-embed it, window by window, and once for the ids of what was found. It is never held: only the queries and judgements of
-the split are.
+A BEIR folder holds corpus.jsonl (one {"_id", "title", "text"} per line), queries.jsonl ({"_id", "text"}) and
+qrels/SPLIT.tsv (evaluation/files/qrels.py says in which forms); each may be gzipped. The corpus is read three times: to
+check it, to embed it window by window, and to look up the ids of the documents found. It is never held in memory; the
+queries and judgements of the split are.
+
+As in trec_eval, a judged document that the corpus lacks counts as one that is never found.
 
 Legend: Q = queries, d = embedding width.
 """
@@ -12,7 +14,6 @@ import array
 import functools
 import itertools
 import pathlib
-import re
 from collections.abc import Iterator
 from typing import TYPE_CHECKING, NamedTuple
 
@@ -20,7 +21,8 @@ import numpy as np
 from absl import logging
 from tqdm import tqdm
 
-from evaluation.files.lines import check_text, json_objects, numbered_lines
+from evaluation.files.lines import check_text, json_objects, log_left_out
+from evaluation.files.qrels import Qrels, read_qrels
 from evaluation.measures.retrieval import DEPTH, METRICS, ranking_metrics
 from evaluation.task import Result, Scores, Task
 from inference.embedding import embeddings_of, unit_embeddings
@@ -28,118 +30,82 @@ from inference.embedding import embeddings_of, unit_embeddings
 if TYPE_CHECKING:
     from evaluation.embedder import Embedder
 
-GAIN = re.compile(r"[+-]?[0-9]{1,9}")
-QRELS_HEADER = ("query-id", "corpus-id", "score")
-
-
-class Judgement(NamedTuple):
-    gain: int
-    place: str  # file:line
-
-
-Qrels = dict[str, dict[str, Judgement]]  # query id -> document id -> its judgement
+QRELS_SUFFIXES = (".tsv", ".tsv.gz", ".txt", ".txt.gz")
 
 
 class RetrievalData(NamedTuple):
     corpus: pathlib.Path
     num_documents: int
     queries: dict[str, str]  # id -> text, of the queries that are judged
-    gains: dict[str, dict[str, int]]  # query id -> document id -> gain
+    gains: Qrels  # of those queries
 
 
-def read_qrels(path: pathlib.Path) -> Qrels:
-    """Reads the judgements of one split, by query in the file's order.
-
-    Raises ValueError naming file:line for another header, a wrong number of columns, an empty id, a score that is no
-    integer, and a document judged again with another score; and naming the file if it judges nothing.
-    """
-    lines = numbered_lines(path)
-    place, header = next(lines, (f"{path}:1", ""))
-    if tuple(header.split("\t")) != QRELS_HEADER:
-        raise ValueError(f"{place}: the header must be {', '.join(QRELS_HEADER)}, separated by tabs; it is {header!r}")
-    qrels: Qrels = {}
-    repeated = 0
-    for place, line in lines:
-        cells = line.split("\t")
-        if len(cells) != len(QRELS_HEADER):
-            raise ValueError(f"{place}: {len(cells)} tab-separated columns, but the header has {len(QRELS_HEADER)}")
-        query, document, score = cells
-        if not query or not document:
-            raise ValueError(f"{place}: an id is empty: {line!r}")
-        if not GAIN.fullmatch(score.strip()):
-            raise ValueError(f"{place}: the score is not an integer of at most nine digits: {score[:80]!r}")
-        judgement = Judgement(int(score), place)
-        first = qrels.setdefault(query, {}).setdefault(document, judgement)
-        if first.gain != judgement.gain:
-            raise ValueError(f"{place}: query {query!r} and document {document!r} get {score}, but {first.gain} at "
-                             f"{first.place}")
-        repeated += first is not judgement
-    if not qrels:
-        raise ValueError(f"{path} judges no document")
-    if repeated:
-        logging.info("%s: %d lines repeat a judgement and are left out", path, repeated)
-    return qrels
-
-
-def _records(path: pathlib.Path, texts: tuple[str, ...]) -> Iterator[tuple[str, dict[str, str]]]:
-    """("file:line", object) of each line; ValueError if it is no JSON object with "_id" and texts as strings.
-
-    A title may be absent.
-    """
+def _records(path: pathlib.Path) -> Iterator[tuple[str, str, dict]]:
+    """("file:line", id, object) of each line; ValueError if it has no "_id" that is a string."""
     for place, record in json_objects(path):
-        check_text(record.get("_id"), f'{place}: "_id"')
-        for name in texts:
-            check_text(record.get(name, "" if name == "title" else None), f'{place}: "{name}"', may_be_empty=True)
-        yield place, record
+        if "_id" not in record:
+            raise ValueError(f'{place}: "_id" is missing; the object has {", ".join(record) or "nothing"}')
+        check_text(record["_id"], f'{place}: "_id"')
+        yield place, record["_id"].strip(), record
+
+
+def _text(record: dict, name: str, place: str) -> str:
+    """A text of a record; null is the empty text."""
+    if name not in record:
+        raise ValueError(f'{place}: "{name}" is missing; the object has {", ".join(record)}')
+    if record[name] is None:
+        return ""
+    check_text(record[name], f'{place}: "{name}"', may_be_empty=True)
+    return record[name]
 
 
 def read_documents(path: pathlib.Path) -> Iterator[tuple[str, str, str]]:
-    """("file:line", id, title + " " + text, stripped) of each document; a document may be the empty text."""
-    for place, record in _records(path, ("title", "text")):
-        yield place, record["_id"], f"{record.get('title', '')} {record['text']}".strip()
+    """("file:line", id, title + " " + text) of each document; both may be empty or null, the title may be absent."""
+    for place, document, record in _records(path):
+        title = _text(record, "title", place) if "title" in record else ""
+        yield place, document, f"{title} {_text(record, 'text', place)}".strip()
 
 
 def read_queries(path: pathlib.Path, qrels: Qrels) -> dict[str, str]:
-    """{id: text} of the queries in qrels, in the file's order.
+    """{id: text} of the queries that are judged, in the file's order. Logs how many have no judgement or no text.
 
-    Raises ValueError naming file:line for a duplicate id, for an empty text among these, and for a judgement of a query
-    that is not there.
+    Raises ValueError naming file:line for a duplicate id, and naming the file if no judged query has a text.
     """
     texts, places = {}, {}
-    for place, record in _records(path, ("text",)):
-        query = record["_id"]
+    for place, query, record in _records(path):
         if query in places:
             raise ValueError(f'{place}: the "_id" {query!r} is also that of {places[query]}')
         places[query] = place
-        if query in qrels:
-            texts[query] = record["text"].strip()
-            if not texts[query]:
-                raise ValueError(f"{place}: the text of query {query!r} is empty")
-    for query, judgements in qrels.items():
-        if query not in texts:
-            raise ValueError(f"{next(iter(judgements.values())).place}: {path} has no query {query!r}")
-    if len(places) > len(texts):
-        logging.info("%s: %d of %d queries are not judged and left out", path, len(places) - len(texts), len(places))
+        text = _text(record, "text", place).strip()
+        if query in qrels and text:
+            texts[query] = text
+    if not texts:
+        raise ValueError(f"{path} has no text for any of the {len(qrels)} judged queries: {next(iter(qrels))!r} ...")
+    log_left_out(path, len(places.keys() - qrels.keys()), f"of {len(places)} queries: not judged")
+    log_left_out(path, len(qrels) - len(texts), f"of {len(qrels)} judged queries: they have no text")
     return texts
 
 
-def check_documents(path: pathlib.Path, qrels: Qrels) -> int:
-    """Number of documents of the corpus, after one pass over it that holds the judged ids and 8 bytes a document.
+def check_documents(path: pathlib.Path, gains: Qrels) -> int:
+    """Number of documents of the corpus, after one pass over it that holds the judged ids and 8 bytes per document.
 
-    Raises ValueError naming file:line for a duplicate id and for a judgement of a document that is not there.
+    Judged documents that the corpus lacks are counted and logged: they are never found, as in trec_eval. Raises
+    ValueError naming file:line for a duplicate id, and naming the file if it has none of the judged documents.
     """
-    missing = {document for judgements in qrels.values() for document in judgements}
-    hashes, empty = array.array("q"), 0
+    judged = {document for of_query in gains.values() for document in of_query}
+    missing, hashes, empty = set(judged), array.array("q"), 0
     for _, document, text in read_documents(path):
         hashes.append(hash(document))
         missing.discard(document)
         empty += not text
     _check_distinct(path, hashes)
-    for judgements in qrels.values():
-        for document, judgement in judgements.items():
-            if document in missing:
-                raise ValueError(f"{judgement.place}: {path} has no document {document!r}"
-                                 + (f", nor {len(missing) - 1} others that are judged" if len(missing) > 1 else ""))
+    if missing == judged:
+        raise ValueError(f"{path} has none of the {len(judged)} judged documents, such as {min(missing)!r}: do corpus "
+                         "and qrels belong together?")
+    if missing:
+        count = sum(document in missing for of_query in gains.values() for document in of_query)
+        logging.warning("%s lacks %d of %d judged documents, %r for one: their %d judgements count as documents that "
+                        "are never found", path, len(missing), len(judged), min(missing), count)
     if empty:
         logging.info("%s: %d of %d documents have neither title nor text: embedded as the empty text",
                      path, empty, len(hashes))
@@ -165,25 +131,33 @@ def _jsonl(folder: pathlib.Path, name: str) -> pathlib.Path:
     raise ValueError(f"--retrieval={folder} has neither {name}.jsonl nor {name}.jsonl.gz")
 
 
+def _qrels_file(folder: pathlib.Path, split: str) -> pathlib.Path:
+    names = [f"{split}{suffix}" for suffix in QRELS_SUFFIXES]
+    for name in names:
+        if (folder / name).is_file():
+            return folder / name
+    there = ", ".join(sorted(file.name for file in folder.glob("*"))) or "nothing"
+    raise ValueError(f"--retrieval={folder.parent}: qrels has no {names[0]} for --split={split}; it has {there}")
+
+
 def read_data(folder: str, split: str) -> RetrievalData:
-    """Reads and checks a split of a BEIR folder; ValueError naming the file, and mostly the line, of what is bad."""
+    """Reads and checks one split of a BEIR folder; ValueError naming the file, and mostly the line, of a fault."""
     root = pathlib.Path(folder)
-    corpus, queries, path = _jsonl(root, "corpus"), _jsonl(root, "queries"), root / "qrels" / f"{split}.tsv"
-    if not path.is_file():
-        splits = ", ".join(sorted(file.stem for file in path.parent.glob("*.tsv"))) or "no splits"
-        raise ValueError(f"--retrieval={folder} has no {path}; qrels has {splits}")
+    corpus, queries, path = _jsonl(root, "corpus"), _jsonl(root, "queries"), _qrels_file(root / "qrels", split)
     qrels = read_qrels(path)
     texts = read_queries(queries, qrels)
-    gains = {query: {document: judgement.gain for document, judgement in qrels[query].items()} for query in texts}
+    gains = {query: qrels[query] for query in texts}
     unanswered = sum(max(of_query.values()) <= 0 for of_query in gains.values())
     if unanswered:
         logging.info("%s: %d of %d queries have no relevant document: they count as 0", path, unanswered, len(gains))
-    return RetrievalData(corpus, check_documents(corpus, qrels), texts, gains)
+    return RetrievalData(corpus, check_documents(corpus, gains), texts, gains)
 
 
 def read_task(folder: str, split: str) -> Task:
-    """--retrieval: the task of one BEIR folder, named like it. Its texts get the model's prompts and are not known yet,
-    and its corpus is embedded window by window when it is scored."""
+    """--retrieval: the task of one BEIR folder, which gives it its name.
+
+    Task.texts is empty: the model's prompts are still unknown, and scoring embeds the corpus window by window.
+    """
     name = pathlib.Path(folder).resolve().name
     return Task(name, (), functools.partial(_score, name=name, split=split, data=read_data(folder, split)))
 

@@ -11,14 +11,13 @@ Legend: n = pairs of a split, d = embedding width.
 """
 
 import functools
-import itertools
 import pathlib
 from typing import TYPE_CHECKING, NamedTuple
 
 import numpy as np
 from absl import logging
 
-from evaluation.files.lines import log_left_out, numbered_lines, table_rows
+from evaluation.files.lines import aligned_lines, log_left_out, table_rows
 from evaluation.task import MissingData, Result, Scores, Task
 from inference.embedding import EncodeFunction, embeddings_of, unit_length
 
@@ -177,7 +176,7 @@ def _read_table(path: pathlib.Path, name: str) -> dict[str, list[LabelledPair]]:
 
 
 def _read_sick_file(folder: pathlib.Path, split: str) -> list[LabelledPair]:
-    columns = ("sentence_A", "sentence_B", "entailment_judgment")
+    columns = ("sentence_a", "sentence_b", "entailment_judgment")
     path = folder / SICK_FILES[split]
     pairs = [_pair(place, "sicke", *(row[column] for column in columns)) for place, row in table_rows(path, columns)]
     if not pairs:
@@ -186,13 +185,10 @@ def _read_sick_file(folder: pathlib.Path, split: str) -> list[LabelledPair]:
 
 
 def _read_snli_files(folder: pathlib.Path, split: str) -> list[LabelledPair]:
-    """s1, s2 and labels, a text or label a line."""
+    """The files s1, s2 and labels, with one sentence or label per line."""
     paths = [folder / f"{column}.{split}" for column in ("s1", "s2", "labels")]
     pairs, left_out = [], 0
-    for lines in itertools.zip_longest(*map(numbered_lines, paths)):
-        if None in lines:
-            place = next(line for line in lines if line)[0]
-            raise ValueError(f"{place}: there is no such line in {paths[lines.index(None)]}")
+    for lines in aligned_lines(*paths):
         pair = _pair(lines[0][0], "snli", *(text for _, text in lines))
         if pair is None:
             left_out += 1

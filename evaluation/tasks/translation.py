@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, NamedTuple
 
 import numpy as np
 
-from evaluation.files.lines import numbered_lines
+from evaluation.files.lines import file_title, numbered_lines
 from evaluation.task import Result, Scores, Task
 from evaluation.tasks.bitext import COMPLETE, Bitext, read_bitexts
 from evaluation.tasks.heldout import paired_ranks
@@ -149,7 +149,7 @@ def evaluate_translations(
 
 def read_task(path: str) -> Task:
     """--parallel: the task of one file; the mean squared error is scored too if the embedder has a teacher."""
-    name, parallel = pathlib.Path(path).name.split(".tsv")[0], read_parallel(path)
+    name, parallel = file_title(path), read_parallel(path)
     texts = parallel.sources + [text for column in parallel.translations.values() for text in column if text]
     return Task(name, texts, functools.partial(_score_parallel, name=name, parallel=parallel))
 

@@ -467,7 +467,7 @@ def _forward_tiles(place: _Place, each_tile, results, scratch, *, num_keys: int,
             results["row"][name][place.block, own_rows] = value
         for name, value in (_statistics(scores, pairs.pair_fields) if "statistics" in results else {}).items():
             results["statistics"][name][place.block, own_rows] = value
-        return None if column_sums is None else _add(column_sums, sums)
+        return None if column_sums is None else tile.merge(column_sums, sums)
 
     column_sums = each_tile(step, tile.no_sums(shape, shift) if "column" in results else None)
     if column_sums is None:
@@ -525,16 +525,6 @@ def _statistics(scores, pair_fields) -> dict[str, jax.Array]:  # of [64]
     negatives = jnp.where(columns == row_fields[2], -jnp.inf, scores)
     return {"hardest_negative": jnp.max(negatives, axis=1),
             "num_left_out": jnp.sum(jnp.where(is_false_negative(*pair_fields), 1.0, 0.0), axis=1)}
-
-
-def _add(left: tile.Sums, right: tile.Sums) -> tile.Sums:
-    """Sums of the same pairs, element by element."""
-    if left.maximum is None:
-        return tile.Sums(None, left.total + right.total)
-    maximum = jnp.maximum(left.maximum, right.maximum)
-    shift = tile.finite(maximum)
-    left_total, right_total = [sums.total * jnp.exp(sums.maximum - shift) for sums in (left, right)]
-    return tile.Sums(maximum, left_total + right_total)
 
 
 def _reduce(sums: tile.Sums, axis: int) -> dict[str, jax.Array]:

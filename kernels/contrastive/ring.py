@@ -46,13 +46,6 @@ class _Block(NamedTuple):
     values: tuple[jax.Array, ...] | None = None  # of [m]: tile.gradient_values
 
 
-class _Sums(NamedTuple):
-    """total * exp(maximum) = the sum of exponentials. Its logarithm, of 20 or so, would lose 1e-6 at every addition."""
-
-    maximum: jax.Array
-    total: jax.Array
-
-
 def ring_similarity_logsumexp(
     queries: jax.Array,  # [b, D] float32 or bfloat16, this device's
     keys: jax.Array,  # [n, D], this device's
@@ -114,11 +107,12 @@ def _ring_similarity_logsumexp(options: _Options, queries, keys, scale, labels: 
                                    so_far.num_left_out + of_block.num_left_out)
         return (_add(row_sums, row_lse), so_far), _add(column_sums, column_lse) if columns else None
 
-    no_results = _no_sums(queries.shape[0]), tile.no_statistics(queries.shape[:1]) if statistics else None
-    no_column_sums = _no_sums(keys.shape[0]) if columns else None
+    no_results = tile.no_sums(queries.shape[:1], None), tile.no_statistics(queries.shape[:1]) if statistics else None
+    no_column_sums = tile.no_sums(keys.shape[:1], None) if columns else None
     (row_sums, row_statistics), column_sums = _meet_all(
         options, labels, meet, no_results, _Block(keys, _columns(labels)), no_column_sums)
-    return _log(row_sums), _log(column_sums) if columns else None, row_statistics
+    column_lse = tile.logsumexp(column_sums, None) if columns else None
+    return tile.logsumexp(row_sums, None), column_lse, row_statistics
 
 
 def _forward(options: _Options, queries, keys, scale, labels):
@@ -177,15 +171,6 @@ def _columns(labels: PairLabels | None):
     return None if labels is None else (labels.keys[:, 0], labels.keys[:, 1])
 
 
-def _no_sums(size: int) -> _Sums:
-    return _Sums(jnp.full(size, -jnp.inf, jnp.float32), jnp.zeros(size, jnp.float32))
-
-
-def _add(sums: _Sums, lse: jax.Array) -> _Sums:
-    maximum = jnp.maximum(sums.maximum, lse)
-    shift = jnp.where(maximum == -jnp.inf, 0.0, maximum)  # exp(-inf - shift) is then 0 and not NaN
-    return _Sums(maximum, sums.total * jnp.exp(sums.maximum - shift) + jnp.exp(lse - shift))
-
-
-def _log(sums: _Sums) -> jax.Array:
-    return sums.maximum + jnp.log(sums.total)
+def _add(sums: tile.Sums, lse: jax.Array) -> tile.Sums:
+    """Sums, and not their logarithm: that, of 20 or so, would lose 1e-6 at every addition."""
+    return tile.merge(sums, tile.Sums(lse, jnp.ones_like(lse)))

@@ -71,6 +71,16 @@ def add(sums: Sums, tile_terms: jax.Array, axis: int) -> Sums:
     return Sums(maximum, sums.total * jnp.exp(sums.maximum - shift) + added)
 
 
+def merge(left: Sums, right: Sums) -> Sums:
+    """Sums over two disjoint sets of pairs, element by element."""
+    if left.maximum is None:
+        return Sums(None, left.total + right.total)
+    maximum = jnp.maximum(left.maximum, right.maximum)
+    shift = finite(maximum)
+    left_total, right_total = [sums.total * jnp.exp(sums.maximum - shift) for sums in (left, right)]
+    return Sums(maximum, left_total + right_total)
+
+
 def logsumexp(sums: Sums, shift: float | None) -> jax.Array:
     """The log-sum-exp; -inf where there was no candidate."""
     return (finite(sums.maximum) if shift is None else shift) + jnp.log(sums.total)

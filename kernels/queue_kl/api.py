@@ -1,10 +1,10 @@
-"""queue_kl: KL(softmax(r_i R^T / tau_ref) || softmax(z_i Q^T / tau)) over a long queue, and the primitive under it.
+"""queue_kl: KL(softmax(r_i Q^T / tau_ref) || softmax(z_i Q^T / tau)) over a long queue, and the primitive under it.
 
 The queue is a buffer of past embeddings, split over the devices. Where the batch's own rows belong to it (SCT: the
 queue after [Q; r]), the buffer has room for them, K rows and a batch, and the caller overwrites the oldest rows before
 taking the loss: nothing is concatenated.
 
-Legend: b rows of this device, B of all devices; K queue rows, k of this device; D and D_r widths.
+Legend: b rows of this device, B of all devices; K queue rows, k of this device; D embedding width.
 """
 
 import functools
@@ -30,37 +30,33 @@ class _Options(NamedTuple):
 
 
 def queue_kl(
-    references: jax.Array,  # [b, D_r] float32 or bfloat16
+    references: jax.Array,  # [b, D] float32 or bfloat16
     embeddings: jax.Array,  # [b, D], the references' dtype
     queue: jax.Array,  # [k, D], the same dtype
     *,
     reference_temperature: float,
     temperature: float,
-    reference_queue: jax.Array | None = None,  # [k, D_r], the same dtype; None: the queue
-    num_valid: jax.Array | None = None,  # [] int32
     axis_name: str | None = None,
     unit_norm: bool = False,
     implementation: Implementation = "auto",
     row_block: int | None = None,
     queue_block: int | None = None,
 ) -> jax.Array:  # [b] float32
-    """KL_i = sum_j p_ij (log p_ij - log q_ij), p_i = softmax(r_i R^T / tau_ref), q_i = softmax(z_i Q^T / tau).
+    """KL_i = sum_j p_ij (log p_ij - log q_ij), p_i = softmax(r_i Q^T / tau_ref), q_i = softmax(z_i Q^T / tau).
 
     Source: L_SCT of Limkonchotiwat et al. 2023 (SCT, TACL). Computed from queue_sums as gap_i - lse_ref_i + lse_i. The
-    gradient is dz_i = g_i / tau sum_j (q_ij - p_ij) Q_j; references and queues get none. It saves its operands and two
-    log-sum-exps a row, and never forms [b, k]. With u = b K D and u_r = b K D_r, forward and backward cost a device
-    4u_r + 6u FLOPs, 10u where D_r = D. (One pass that sums p_ij Q_j and q_ij Q_j apart would cost 8u, but the
-    difference of two sums of bfloat16 products loses the gradient where q is close to p.)
+    gradient is dz_i = g_i / tau sum_j (q_ij - p_ij) Q_j; references and queue get none. It saves its operands and two
+    log-sum-exps per row, and never forms [b, k]. With u = b K D, forward and backward cost a device 10u FLOPs. (One
+    pass that sums p_ij Q_j and q_ij Q_j apart would cost 8u, but the difference of two sums of bfloat16 products loses
+    the gradient where q is close to p.)
 
     Over devices (axis_name, inside shard_map): each holds b rows and its own k rows of the queue. The rows of all
     devices are gathered, each device sums over its part of the queue for all B of them, and psum combines the sums. So
-    B (D + D_r) numbers travel in place of the K (D + D_r) of the queue, and each row of the queue is read by one device
-    alone. Every device returns its own rows; where the devices' losses add up, as sum_i KL_i / B does to the mean over
-    the global batch, AD of a device's own is the exact gradient of the whole (check_vma=False).
+    2 B D numbers travel instead of the K D of the queue, and only one device reads each row of the queue. Every device
+    returns its own rows; where the devices' losses add up, as sum_i KL_i / B does to the mean over the global batch, AD
+    of a device's own is the exact gradient of the whole (check_vma=False).
 
     Args:
-      num_valid: the queue rows of this device that are filled, the first ones; None: all. The others take part in
-        nothing, whatever they hold. With none on any device KL is 0 and so is its gradient.
       unit_norm: promises that no row of any operand is longer than 1 (but for rounding). Scores are then bounded, and a
         constant shift replaces the running maximum wherever float32 has the range (temperatures above about 0.016).
       implementation: "auto" is "tpu" on a TPU and "xla" elsewhere; a named one raises ValueError where it cannot run.
@@ -70,8 +66,7 @@ def queue_kl(
       KL [b], float32, not averaged.
     """
     options = {"reference_temperature": reference_temperature, "temperature": temperature, "unit_norm": unit_norm,
-               "reference_queue": reference_queue, "num_valid": num_valid, "implementation": implementation,
-               "row_block": row_block, "queue_block": queue_block}
+               "implementation": implementation, "row_block": row_block, "queue_block": queue_block}
     if axis_name is None:
         reference_lse, lse, gap = queue_sums(references, embeddings, queue, **options)
         return _divergence(reference_lse, lse, gap)
@@ -93,14 +88,12 @@ def _divergence(reference_lse, lse, gap):
 
 
 def queue_sums(
-    references: jax.Array,  # [b, D_r]
+    references: jax.Array,  # [b, D]
     embeddings: jax.Array,  # [b, D]
     queue: jax.Array,  # [k, D]
     *,
     reference_temperature: float,
     temperature: float,
-    reference_queue: jax.Array | None = None,  # [k, D_r]
-    num_valid: jax.Array | None = None,  # [] int32
     axis_name: str | None = None,
     unit_norm: bool = False,
     implementation: Implementation = "auto",
@@ -109,37 +102,36 @@ def queue_sums(
 ) -> tuple[jax.Array, jax.Array, jax.Array]:
     """lse_ref_i = log sum_j exp(s_ref_ij), lse_i = log sum_j exp(s_ij), gap_i = sum_j p_ij (s_ref_ij - s_ij).
 
-    s_ref = r R^T / tau_ref, p = softmax(s_ref) and s = z Q^T / tau, over the k queue rows given. Differentiable in the
-    embeddings alone. Without a valid queue row the log-sum-exps are -inf, gap and gradient zero. The arguments are
+    s_ref = r Q^T / tau_ref, p = softmax(s_ref) and s = z Q^T / tau, over the k queue rows given. Differentiable in the
+    embeddings only. The arguments are
     those of queue_kl, but for:
 
     Args:
-      axis_name: the references are those of all devices, [B, D_r], and b = B; the embeddings are this device's and are
+      axis_name: the references are those of all devices, [B, D], and b = B; the embeddings are this device's and are
         gathered. Their gradient is summed over the devices in float32 and rounded to their dtype only then.
 
     Returns:
       lse_ref [b], lse [b] and gap [b], float32.
     """
     all_embeddings = embeddings if axis_name is None else all_gather_with_gradient(embeddings, axis_name)
-    _check(references, all_embeddings, queue, reference_queue, num_valid, reference_temperature, temperature)
+    _check(references, all_embeddings, queue, reference_temperature, temperature)
     chosen = choose_implementation("queue_kl", implementation, Implementation.__args__, queue.dtype)
-    references, reference_queue, queue = jax.lax.stop_gradient((references, reference_queue, queue))
+    references, queue = jax.lax.stop_gradient((references, queue))
     with jax.named_scope("queue_sums"):
         if chosen == "reference":
             return reference.queue_sums(
-                references, all_embeddings, queue if reference_queue is None else reference_queue, queue, num_valid,
-                reference_scale=1 / reference_temperature, scale=1 / temperature)
+                references, all_embeddings, queue, reference_scale=1 / reference_temperature, scale=1 / temperature)
         sides = make_sides(1 / reference_temperature, 1 / temperature, queue.shape[0], unit_norm)
         options = _Options(chosen, sides, row_block, queue_block, axis_name)
         all_embeddings = jax.lax.stop_gradient(all_embeddings)
-        return _queue_sums(options, embeddings, references, all_embeddings, reference_queue, queue, num_valid)
+        return _queue_sums(options, embeddings, references, all_embeddings, queue)
 
 
 @functools.partial(jax.custom_vjp, nondiff_argnums=(0,))
-def _queue_sums(options: _Options, embeddings, references, all_embeddings, reference_queue, queue, num_valid):
+def _queue_sums(options: _Options, embeddings, references, all_embeddings, queue):
     """Computed from all_embeddings, differentiable in this device's embeddings."""
     forward, _ = _functions(options)
-    return forward(references, all_embeddings, reference_queue, queue, num_valid)
+    return forward(references, all_embeddings, queue)
 
 
 def _forward(options: _Options, embeddings, *operands):
@@ -156,7 +148,7 @@ def _backward(options: _Options, residuals, cotangents):
                         gradient_dtype=dtype if options.axis_name is None else jnp.float32)
     if options.axis_name is not None:
         gradient = jax.lax.psum_scatter(gradient, options.axis_name, tiled=True)
-    return gradient.astype(dtype), None, None, None, None, None
+    return gradient.astype(dtype), None, None, None
 
 
 _queue_sums.defvjp(_forward, _backward)
@@ -171,20 +163,15 @@ def _functions(options: _Options):
     return functools.partial(module.forward, **static), functools.partial(module.backward, **static)
 
 
-def _check(references, embeddings, queue, reference_queue, num_valid, reference_temperature, temperature) -> None:
-    operands = {"references [b, D_r]": references, "embeddings [b, D]": embeddings, "queue [k, D]": queue,
-                "reference_queue [k, D_r]": queue if reference_queue is None else reference_queue}
+def _check(references, embeddings, queue, reference_temperature, temperature) -> None:
+    operands = {"references [b, D]": references, "embeddings [b, D]": embeddings, "queue [k, D]": queue}
     shapes = ", ".join(f"{name} {array.shape}" for name, array in operands.items())
     if any(array.ndim != 2 or 0 in array.shape for array in operands.values()):
         raise ValueError(f"every operand must be a matrix and none empty: {shapes}")
-    (b, reference_width), (rows, width), (k, queue_width), (reference_k, reference_queue_width) = (
-        array.shape for array in operands.values())
-    if (b, k, width, reference_width) != (rows, reference_k, queue_width, reference_queue_width):
-        raise ValueError(f"operands do not match (without a reference_queue it is the queue): {shapes}")
+    if references.shape != embeddings.shape or queue.shape[1] != embeddings.shape[1]:
+        raise ValueError(f"operands do not match: {shapes}")
     dtypes = {str(array.dtype) for array in operands.values()}
     if len(dtypes) > 1 or queue.dtype not in (jnp.float32, jnp.bfloat16):
         raise ValueError(f"operands must be all float32 or all bfloat16, not {' and '.join(sorted(dtypes))}")
-    if num_valid is not None and (num_valid.shape != () or num_valid.dtype != jnp.int32):
-        raise ValueError(f"num_valid must be an int32 scalar, not {num_valid.shape} {num_valid.dtype}")
     if not (reference_temperature > 0 and temperature > 0):
         raise ValueError(f"temperatures must be positive: {reference_temperature=} and {temperature=}")

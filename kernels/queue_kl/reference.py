@@ -8,31 +8,18 @@ import jax.numpy as jnp
 
 
 def queue_sums(
-    references: jax.Array,  # [b, D_r]
+    references: jax.Array,  # [b, D]
     embeddings: jax.Array,  # [b, D]
-    reference_queue: jax.Array,  # [k, D_r]
     queue: jax.Array,  # [k, D]
-    num_valid: jax.Array | None,  # [] int32
     *,
     reference_scale: float,
     scale: float,
 ) -> tuple[jax.Array, jax.Array, jax.Array]:  # reference_lse, lse, gap, each [b] float32
-    valid = jnp.arange(queue.shape[0]) < (queue.shape[0] if num_valid is None else num_valid)  # [k]
-    any_valid = jnp.any(valid)
-    reference_scores = reference_scale * _products(references, reference_queue, valid)
-    scores = scale * _products(embeddings, queue, valid)
-
-    def over_valid(function, scores):
-        """The function of the valid scores; of all, which are zero, where none is valid: a value to be discarded."""
-        return function(jnp.where(valid[None, :] | ~any_valid, scores, -jnp.inf), axis=1)
-
-    probabilities = over_valid(jax.nn.softmax, reference_scores)
-    gap = jnp.sum(probabilities * jnp.where(valid[None, :], reference_scores - scores, 0.0), axis=1)
-    reference_lse, lse = (jnp.where(any_valid, over_valid(jax.nn.logsumexp, side), -jnp.inf)
-                          for side in (reference_scores, scores))
-    return reference_lse, lse, gap
+    reference_scores, scores = reference_scale * _products(references, queue), scale * _products(embeddings, queue)
+    gap = jnp.sum(jax.nn.softmax(reference_scores, axis=1) * (reference_scores - scores), axis=1)
+    return jax.nn.logsumexp(reference_scores, axis=1), jax.nn.logsumexp(scores, axis=1), gap
 
 
-def _products(rows, queue, valid) -> jax.Array:  # [b, k] float32, 0 where the queue row is not valid
-    return jnp.einsum("id,jd->ij", rows, jnp.where(valid[:, None], queue, 0), precision=jax.lax.Precision.HIGHEST,
+def _products(rows, queue) -> jax.Array:  # [b, k] float32
+    return jnp.einsum("id,jd->ij", rows, queue, precision=jax.lax.Precision.HIGHEST,
                       preferred_element_type=jnp.float32)

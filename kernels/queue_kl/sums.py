@@ -11,11 +11,11 @@ from typing import NamedTuple
 import jax
 import jax.numpy as jnp
 
+from kernels.products import UNIT_NORM_PRODUCT
+
 LOG_LARGEST, LOG_SMALLEST = 88.0, -87.0
 """Within these exp is finite, and not flushed to zero, in float32."""
 LOG_ROUNDING = -24 * math.log(2)
-UNIT_NORM_SLACK = 1.01
-"""A unit vector rounded to bfloat16 is up to 2^-9 longer, and a product of two up to 2^-8."""
 
 
 class Side(NamedTuple):
@@ -48,7 +48,7 @@ def make_sides(reference_scale: float, scale: float, num_queue_rows: int, unit_n
     """(reference, online), with constant shifts where unit norms bound the scores closely enough."""
     if not unit_norm:
         return Side(reference_scale, None), Side(scale, None)
-    bounds = UNIT_NORM_SLACK * reference_scale, UNIT_NORM_SLACK * scale
+    bounds = UNIT_NORM_PRODUCT * reference_scale, UNIT_NORM_PRODUCT * scale
     shifts = [constant_shift(bound, sum(bounds), num_queue_rows) for bound in bounds]
     return Side(reference_scale, shifts[0]), Side(scale, shifts[1])
 

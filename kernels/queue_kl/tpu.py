@@ -1,19 +1,18 @@
 """lse_i = log sum_j exp(s_ij), the same of s_ref, and gap_i = sum_j softmax(s_ref_i)_j (s_ref_ij - s_ij), for TPU.
 
-In Pallas. One tile of scores of each side lives in VMEM at a time; HBM holds nothing of size [b, k]. With u = b k D and
-u_r = b k D_r:
+In Pallas. One tile of scores of each side lives in VMEM at a time; HBM holds nothing of size [b, k]. With u = b k D:
 
-  forward    2u_r + 2u  rows outer, queue inner. The five sums of a row stay in VMEM over the inner loop.
-  backward   2u_r + 4u  the same grid: it recomputes the scores and accumulates dZ over the queue.
+  forward    4u  rows outer, queue inner. The five sums of a row stay in VMEM over the inner loop.
+  backward   6u  the same grid: it recomputes the scores and accumulates dZ over the queue.
 
-The queue is read from HBM once a row block; where both sides share one queue, its block is loaded once for both.
+The queue is read from HBM once per row block, for both sides.
 What the backward pass knows of the rows lies in HBM along the lanes, [fields, b], and is transposed on chip.
 
-Blocks overhang where they do not divide a size. Mosaic leaves anything there, NaN included. Queue rows beyond the end,
-or not valid, are dropped by index, and zeroed before the second product, since 0 * NaN is NaN. Batch rows beyond the
+Blocks overhang where they do not divide a size. Mosaic leaves anything there, NaN included. Queue rows beyond the end
+are dropped by index, and zeroed before the second product, since 0 * NaN is NaN. Batch rows beyond the
 end spoil nothing but themselves, and are not written.
 
-Legend: b rows, k queue rows, D and D_r widths (padded to a multiple of 128 lanes); o rows and i queue rows of a block.
+Legend: b rows, k queue rows, D embedding width (padded to a multiple of 128 lanes); o rows and i queue rows of a block.
 """
 
 import functools
@@ -30,12 +29,12 @@ VMEM_BYTES = 14 * 2**20
 """Of the 16 MiB that XLA grants a kernel on v3 to v5p without a flag (the rest is Mosaic's own)."""
 
 
-def vmem_bytes(block: int, reference_width: int, width: int, itemsize: int) -> int:
+def vmem_bytes(block: int, width: int, itemsize: int) -> int:
     """VMEM of the larger kernel, the backward, in square tiles. Blocks are double-buffered: hence the factors of two.
 
     9 to 37 % above what libtpu reports where a kernel is too large (float32, D = 128 to 1024).
     """
-    operands = 2 * 2 * block * (reference_width + width) * itemsize  # rows and queue rows of both sides
+    operands = 2 * 4 * block * width * itemsize  # rows and queue rows of both sides
     gradient = 2 * block * width * 4  # [o, D], written once a row block; float32 where it is summed over devices
     accumulator = 2 * block * width * 4  # [o, D] float32, and the product that is added to it
     zeroed = block * width * 4  # [i, D] with its overhang zeroed
@@ -43,25 +42,23 @@ def vmem_bytes(block: int, reference_width: int, width: int, itemsize: int) -> i
     tile = block * block * itemsize  # the gradient of the scores; what leads to it stays in registers
     split = 0
     if itemsize == 4:  # a float32 product at full precision splits its operands into three bfloat16 parts
-        split = 6 * (2 * block * (reference_width + width) + block * width + block * block)
+        split = 6 * (5 * block * width + block * block)
     return operands + gradient + accumulator + zeroed + columns + tile + split
 
 
-def default_block(reference_width: int, width: int, itemsize: int) -> int:
-    """The largest square tile that fits: 512 up to D = D_r = 768 in bfloat16 and up to 256 in float32."""
+def default_block(width: int, itemsize: int) -> int:
+    """The largest square tile that fits: 512 up to D = 768 in bfloat16 and up to 256 in float32."""
     for block in (512, 256, 128):
-        if vmem_bytes(block, reference_width, width, itemsize) <= VMEM_BYTES:
+        if vmem_bytes(block, width, itemsize) <= VMEM_BYTES:
             return block
-    raise ValueError(f"widths {reference_width} and {width} need {vmem_bytes(128, reference_width, width, itemsize)} "
-                     f"bytes of VMEM in tiles of 128 x 128, more than {VMEM_BYTES}: use implementation='xla'")
+    raise ValueError(f"width {width} needs {vmem_bytes(128, width, itemsize)} bytes of VMEM in tiles of 128 x 128, "
+                     f"more than {VMEM_BYTES}: use implementation='xla'")
 
 
 def forward(
-    references: jax.Array,  # [b, D_r]
+    references: jax.Array,  # [b, D]
     embeddings: jax.Array,  # [b, D]
-    reference_queue: jax.Array | None,  # [k, D_r]; None: the queue
     queue: jax.Array,  # [k, D]
-    num_valid: jax.Array | None,  # [] int32
     *,
     sides: tuple[Side, Side],
     row_block: int | None = None,
@@ -69,12 +66,12 @@ def forward(
     interpret: bool = False,
 ) -> tuple[jax.Array, jax.Array, jax.Array]:  # reference_lse, lse, gap, each [b] float32
     num_rows = references.shape[0]
-    rows, queues = _sides(references, embeddings, reference_queue, queue)
-    o, i = blocks = _blocks(row_block, queue_block, rows, queues)
+    rows, queues = _sides(references, embeddings, queue)
+    o, _ = blocks = _blocks(row_block, queue_block, rows, queues)
     names = ("reference_lse", "lse", "gap")
     results = _call(
-        functools.partial(_forward_kernel, sides=sides, masked=_is_masked(num_valid, queue, i)),
-        num_valid, rows, queues, blocks,
+        functools.partial(_forward_kernel, sides=sides, num_queue_rows=queue.shape[0]),
+        rows, queues, blocks,
         out_shape={name: jax.ShapeDtypeStruct((1, num_rows), jnp.float32) for name in names},
         out_specs={name: pl.BlockSpec((1, o), lambda row, column: (0, row)) for name in names},
         scratch=Sums(*[pltpu.VMEM((o, 1), jnp.float32) for _ in Sums._fields]), interpret=interpret,
@@ -83,11 +80,9 @@ def forward(
 
 
 def backward(
-    references: jax.Array,  # [b, D_r]
+    references: jax.Array,  # [b, D]
     embeddings: jax.Array,  # [b, D]
-    reference_queue: jax.Array | None,  # [k, D_r]; None: the queue
     queue: jax.Array,  # [k, D]
-    num_valid: jax.Array | None,  # [] int32
     values: RowValues,  # each [b]
     *,
     sides: tuple[Side, Side],
@@ -97,13 +92,13 @@ def backward(
     interpret: bool = False,
 ) -> jax.Array:  # dZ [b, D]
     """dZ = scale dS Q, with dS of sums.score_gradient."""
-    rows, queues = _sides(references, embeddings, reference_queue, queue)
-    o, i = blocks = _blocks(row_block, queue_block, rows, queues)
+    rows, queues = _sides(references, embeddings, queue)
+    o, _ = blocks = _blocks(row_block, queue_block, rows, queues)
     padded = rows["embeddings"]
     rows["values"] = jnp.stack(values)
     gradient = _call(
-        functools.partial(_backward_kernel, sides=sides, masked=_is_masked(num_valid, queue, i)),
-        num_valid, rows, queues, blocks,
+        functools.partial(_backward_kernel, sides=sides, num_queue_rows=queue.shape[0]),
+        rows, queues, blocks,
         out_shape=jax.ShapeDtypeStruct(padded.shape, gradient_dtype),
         out_specs=pl.BlockSpec((o, padded.shape[1]), lambda row, column: (row, 0)),
         scratch=pltpu.VMEM((o, padded.shape[1]), jnp.float32), interpret=interpret,
@@ -111,7 +106,7 @@ def backward(
     return gradient[:, :embeddings.shape[1]]
 
 
-def _forward_kernel(num_valid, rows, queues, results, scratch: Sums, *, sides, masked: bool):
+def _forward_kernel(rows, queues, results, scratch: Sums, *, sides, num_queue_rows: int):
     """Tile (row block, queue block)."""
 
     @pl.when(pl.program_id(1) == 0)
@@ -119,7 +114,7 @@ def _forward_kernel(num_valid, rows, queues, results, scratch: Sums, *, sides, m
         _store(scratch, no_sums(scratch.total.shape[0], sides))
 
     reference_scores, scores = _scores(rows, queues, sides)
-    left_out = _left_out(num_valid, scores.shape) if masked else None
+    left_out = _left_out(num_queue_rows, scores.shape)
     _store(scratch, add_tile(Sums(*(field[...] for field in scratch)), reference_scores, scores, left_out, sides))
 
     @pl.when(pl.program_id(1) == pl.num_programs(1) - 1)
@@ -130,7 +125,7 @@ def _forward_kernel(num_valid, rows, queues, results, scratch: Sums, *, sides, m
         results["gap"][...] = gap.T
 
 
-def _backward_kernel(num_valid, rows, queues, gradient, accumulator, *, sides, masked: bool):
+def _backward_kernel(rows, queues, gradient, accumulator, *, sides, num_queue_rows: int):
     """Tile (row block, queue block): dZ accumulates over the queue."""
 
     @pl.when(pl.program_id(1) == 0)
@@ -138,13 +133,14 @@ def _backward_kernel(num_valid, rows, queues, gradient, accumulator, *, sides, m
         accumulator[...] = jnp.zeros_like(accumulator)
 
     reference_scores, scores = _scores(rows, queues, sides)
-    left_out = _left_out(num_valid, scores.shape) if masked else None
+    left_out = _left_out(num_queue_rows, scores.shape)
     values = rows["values"][...].T  # [o, fields]
     values = RowValues(*(values[:, field:field + 1] for field in range(len(RowValues._fields))))
     tile = score_gradient(reference_scores, scores, left_out, values)
     block = queues["queue"][...]
-    if masked:
-        block = jnp.where(_left_out(num_valid, block.shape, axis=0), 0.0, block.astype(jnp.float32)).astype(block.dtype)
+    if left_out is not None:
+        beyond = _left_out(num_queue_rows, block.shape, axis=0)
+        block = jnp.where(beyond, 0.0, block.astype(jnp.float32)).astype(block.dtype)
     accumulator[...] += product(tile.astype(block.dtype), block, (1, 0))
 
     @pl.when(pl.program_id(1) == pl.num_programs(1) - 1)
@@ -161,22 +157,21 @@ def _scores(rows, queues, sides: tuple[Side, Side]):
     """(reference scores, scores), each [o, i] float32."""
     reference, online = sides
     block = queues["queue"][...]
-    reference_block = queues["reference_queue"][...] if "reference_queue" in queues else block
-    return (reference.scale * product(rows["references"][...], reference_block, (1, 1)),
+    return (reference.scale * product(rows["references"][...], block, (1, 1)),
             online.scale * product(rows["embeddings"][...], block, (1, 1)))
 
 
-def _left_out(num_valid, shape: tuple[int, int], axis: int = 1):
-    """Whether each queue row, along an axis of the shape, is beyond the valid ones."""
-    rows = pl.program_id(1) * shape[axis] + jax.lax.broadcasted_iota(jnp.int32, shape, axis)
-    return rows >= num_valid[0, 0]
+def _left_out(num_queue_rows: int, shape: tuple[int, int], axis: int = 1):
+    """Whether each queue row, along an axis of the shape, is beyond the end; None where the blocks divide the queue."""
+    if num_queue_rows % shape[axis] == 0:
+        return None
+    return pl.program_id(1) * shape[axis] + jax.lax.broadcasted_iota(jnp.int32, shape, axis) >= num_queue_rows
 
 
-def _call(kernel, num_valid, rows, queues, blocks, *, out_shape, out_specs, scratch, interpret: bool):
+def _call(kernel, rows, queues, blocks, *, out_shape, out_specs, scratch, interpret: bool):
     """Runs the kernel over (row blocks, queue blocks), the queue blocks in order."""
     o, i = blocks
     num_rows, num_queue_rows = rows["embeddings"].shape[0], queues["queue"].shape[0]
-    num_valid = jnp.asarray(num_queue_rows if num_valid is None else num_valid, jnp.int32)
     row_specs = {name: pl.BlockSpec((o, array.shape[1]), lambda row, column: (row, 0)) for name, array in rows.items()}
     if "values" in rows:
         row_specs["values"] = pl.BlockSpec((rows["values"].shape[0], o), lambda row, column: (0, row))
@@ -185,32 +180,24 @@ def _call(kernel, num_valid, rows, queues, blocks, *, out_shape, out_specs, scra
     return pl.pallas_call(
         kernel,
         grid=(pl.cdiv(num_rows, o), pl.cdiv(num_queue_rows, i)),
-        in_specs=[pl.BlockSpec(memory_space=pltpu.SMEM), row_specs, queue_specs],
+        in_specs=[row_specs, queue_specs],
         out_shape=out_shape, out_specs=out_specs, scratch_shapes=[scratch],
         compiler_params=pltpu.CompilerParams(dimension_semantics=("parallel", "arbitrary")),
         interpret=pltpu.InterpretParams() if interpret else False,
-    )(num_valid.reshape(1, 1), rows, queues)
+    )(rows, queues)
 
 
-def _sides(references, embeddings, reference_queue, queue) -> tuple[dict[str, jax.Array], dict[str, jax.Array]]:
-    """(the batch's operands, the queues), padded to whole lanes; one queue where both sides share it."""
+def _sides(references, embeddings, queue) -> tuple[dict[str, jax.Array], dict[str, jax.Array]]:
+    """(the batch's operands, the queues), padded to whole lanes."""
     rows = {"references": pad_width(references), "embeddings": pad_width(embeddings)}
-    queues = {"queue": pad_width(queue)}
-    if reference_queue is not None:
-        queues["reference_queue"] = pad_width(reference_queue)
-    return rows, queues
-
-
-def _is_masked(num_valid, queue, block: int) -> bool:
-    """Whether a block can hold rows that take no part."""
-    return num_valid is not None or queue.shape[0] % block != 0
+    return rows, {"queue": pad_width(queue)}
 
 
 def _blocks(row_block: int | None, queue_block: int | None, rows, queues) -> tuple[int, int]:
     """(o, i): multiples of 128 (o is the lanes of the results, i those of the scores), no longer than asked for."""
-    references, embeddings = rows["references"], rows["embeddings"]
+    embeddings = rows["embeddings"]
     if row_block is None or queue_block is None:
-        default = default_block(references.shape[1], embeddings.shape[1], embeddings.dtype.itemsize)
+        default = default_block(embeddings.shape[1], embeddings.dtype.itemsize)
         row_block, queue_block = row_block or default, queue_block or default
     for block in (row_block, queue_block):
         if block % LANES:

@@ -1,13 +1,11 @@
 """lse_i = log sum_j exp(s_ij), the same of s_ref, and gap_i = sum_j softmax(s_ref_i)_j (s_ref_ij - s_ij), blocked.
 
 Any back end. [b, k] is never formed: two tiles of at most TILE_BYTES of float32 scores are live at a time. With
-u = b k D and u_r = b k D_r the forward costs 2u_r + 2u FLOPs and the backward 2u_r + 4u. The queue is read in place:
+u = b k D the forward costs 4u FLOPs and the backward 6u. The queue is read in place:
 where the blocks do not divide it the last one starts early, so that nothing is padded, which would copy the queue.
 
-Legend: b rows, k queue rows, D and D_r widths; r rows and c queue rows of a tile; R row blocks.
+Legend: b rows, k queue rows, D embedding width; r rows and c queue rows of a tile; R row blocks.
 """
-
-import functools
 
 import jax
 import jax.numpy as jnp
@@ -28,11 +26,9 @@ def default_blocks(num_rows: int, num_queue_rows: int) -> tuple[int, int]:
 
 
 def forward(
-    references: jax.Array,  # [b, D_r]
+    references: jax.Array,  # [b, D]
     embeddings: jax.Array,  # [b, D]
-    reference_queue: jax.Array | None,  # [k, D_r]; None: the queue
     queue: jax.Array,  # [k, D]
-    num_valid: jax.Array | None,  # [] int32
     *,
     sides: tuple[Side, Side],
     row_block: int | None = None,
@@ -43,11 +39,11 @@ def forward(
     def sums_of_rows(rows):
         references, embeddings = rows
 
-        def add_block(sums, reference_block, block, left_out):
-            reference_scores, scores = _scores(references, embeddings, reference_block, block, sides)
+        def add_block(sums, block, left_out):
+            reference_scores, scores = _scores(references, embeddings, block, sides)
             return add_tile(sums, reference_scores, scores, left_out, sides)
 
-        sums = _fold_queue(add_block, no_sums(row_block, sides), reference_queue, queue, num_valid, queue_block)
+        sums = _fold_queue(add_block, no_sums(row_block, sides), queue, queue_block)
         return finish(sums)
 
     results = jax.lax.map(sums_of_rows, _into_row_blocks((references, embeddings), row_block))  # each [R, r, 1]
@@ -55,11 +51,9 @@ def forward(
 
 
 def backward(
-    references: jax.Array,  # [b, D_r]
+    references: jax.Array,  # [b, D]
     embeddings: jax.Array,  # [b, D]
-    reference_queue: jax.Array | None,  # [k, D_r]; None: the queue
     queue: jax.Array,  # [k, D]
-    num_valid: jax.Array | None,  # [] int32
     values: RowValues,  # each [b]
     *,
     sides: tuple[Side, Side],
@@ -74,47 +68,38 @@ def backward(
         references, embeddings, values = rows
         values = RowValues(*(value[:, None] for value in values))
 
-        def add_block(gradient, reference_block, block, left_out):
-            reference_scores, scores = _scores(references, embeddings, reference_block, block, sides)
+        def add_block(gradient, block, left_out):
+            reference_scores, scores = _scores(references, embeddings, block, sides)
             tile = score_gradient(reference_scores, scores, left_out, values)
             return gradient + product(tile.astype(block.dtype), block, (1, 0))
 
         zeros = jnp.zeros(embeddings.shape, jnp.float32)
-        gradient = _fold_queue(add_block, zeros, reference_queue, queue, num_valid, queue_block)
+        gradient = _fold_queue(add_block, zeros, queue, queue_block)
         return (sides[1].scale * gradient).astype(gradient_dtype)
 
     gradient = jax.lax.map(gradient_of_rows, _into_row_blocks((references, embeddings, values), row_block))
     return gradient.reshape(-1, embeddings.shape[1])[:embeddings.shape[0]]
 
 
-def _fold_queue(add_block, carry, reference_queue, queue, num_valid, block: int):
-    """carry = add_block(carry, reference rows [c, D_r], rows [c, D], left_out [1, c] or None) over all blocks."""
+def _fold_queue(add_block, carry, queue, block: int):
+    """carry = add_block(carry, rows [c, D], left_out [1, c] or None) over all blocks."""
     num_rows = queue.shape[0]
 
     def step(index, carry):
         first = index * block
         start = jnp.minimum(first, num_rows - block)
-        rows = start + jnp.arange(block)
-
-        def read(array):
-            rows_read = jax.lax.dynamic_slice_in_dim(array, start, block)
-            return rows_read if num_valid is None else jnp.where((rows < num_valid)[:, None], rows_read, 0)
-
-        queue_block = read(queue)
-        reference_block = queue_block if reference_queue is None else read(reference_queue)
-        left_out = [rows < first] if num_rows % block else []  # rows of the last block that the one before had already
-        if num_valid is not None:
-            left_out.append(rows >= num_valid)
-        left_out = functools.reduce(jnp.logical_or, left_out)[None, :] if left_out else None
-        return add_block(carry, reference_block, queue_block, left_out)
+        left_out = None
+        if num_rows % block:  # rows of the last block that the one before had already
+            left_out = (start + jnp.arange(block) < first)[None, :]
+        return add_block(carry, jax.lax.dynamic_slice_in_dim(queue, start, block), left_out)
 
     return jax.lax.fori_loop(0, -(-num_rows // block), step, carry)
 
 
-def _scores(references, embeddings, reference_block, block, sides: tuple[Side, Side]):
+def _scores(references, embeddings, block, sides: tuple[Side, Side]):
     """(reference scores, scores), each [r, c] float32."""
     reference, online = sides
-    return (reference.scale * product(references, reference_block, (1, 1)),
+    return (reference.scale * product(references, block, (1, 1)),
             online.scale * product(embeddings, block, (1, 1)))
 
 

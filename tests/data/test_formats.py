@@ -81,7 +81,7 @@ def test_bad_parallel_lines(line, reason):
     (b'{"set": ["a", " a"]}', "fewer than two different"),
     (b'{"set": "ab"}', "not a list"),
     (b'{"query": "q"}', "must have"),
-    (b'{"query": "q", "pos": ["a"], "negs": ["b"]}', "must have"),
+    (b'{"anchor": "q", "positive": "a"}', 'must have .*not "anchor", "positive"'),
     (b'{"query": "q", "pos": "a"}', "not a list"),
     (b'{"query": "q", "pos": []}', '"pos" is empty'),
     (b'{"query": ["q"], "pos": ["a"]}', "not a string"),

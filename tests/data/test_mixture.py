@@ -1,13 +1,26 @@
 """The mixture against a slow simulation that counts in dictionaries."""
 
 import collections
+import fractions
 import json
+import random
 import time
+import tracemalloc
 
 import numpy as np
 import pytest
 
-from data.mixture import Mixture, draw_slots, permute, plan_step, random_words, read_data_config, stream
+from data.mixture import (
+    LONGEST_CYCLE,
+    Mixture,
+    draw_slots,
+    permute,
+    plan_step,
+    random_words,
+    read_data_config,
+    split_slots,
+    stream,
+)
 
 
 def make_mixture(weights=(3, 1, 2), sizes=(10, 7, 100), unit="example", batch=8, blocks=2, seed=5):
@@ -58,6 +71,85 @@ def test_each_cycle_holds_each_dataset_weight_times(seed):
             assert draw == seen[dataset], "the k-th slot of a dataset is its k-th draw"
             seen[dataset] += 1
     assert len(weights) == 1 or len(orders) > 1, "each cycle has its own order"
+
+
+LARGE_WEIGHTS = [
+    (3_000_000_000, 100_000_000, 7), (1, LONGEST_CYCLE), (10**30, 10**29, 10**9), (10**9,) * 290,
+    tuple(2**power for power in range(40)), (5 * 10**9,),
+]
+
+
+@pytest.mark.parametrize("weights", LARGE_WEIGHTS)
+def test_large_weights_get_their_shares(weights):
+    """Before each cycle a dataset has had its share of all slots, to within two draws, and never fewer than before."""
+    total, before = sum(weights), [0] * len(weights)
+    cycles = [*range(300), *range(10**6, 10**6 + 50), 10**9]
+    for cycle in cycles:
+        counts = split_slots(weights, cycle * LONGEST_CYCLE)
+        assert sum(counts) == cycle * LONGEST_CYCLE
+        for count, weight, earlier in zip(counts, weights, before):
+            assert abs(count - fractions.Fraction(cycle * LONGEST_CYCLE * weight, total)) < 2
+            assert count >= earlier
+        before = counts
+
+
+def test_split_slots_is_monotone_slot_by_slot():
+    generator = random.Random(3)
+    for _ in range(20):
+        weights = tuple(generator.choice([1, 7, 10**9]) * generator.randrange(1, 50) for _ in range(12))
+        counts = np.array([split_slots(weights, slots) for slots in range(500)])
+        assert set(np.diff(counts, axis=0).reshape(-1).tolist()) <= {0, 1}
+        assert (np.diff(counts, axis=0).sum(axis=1) == 1).all()
+        assert split_slots(weights, 3 * sum(weights)) == [3 * weight for weight in weights]
+
+
+@pytest.mark.parametrize("weights", [(3_000_000_000, 100_000_000, 7), (60_000, 50_000, 3), (10**9,) * 290])
+def test_draws_of_large_weights_are_numbered_without_gaps(weights):
+    """From the first slot on the k-th slot of a dataset is its k-th draw; any later range of slots is a slice."""
+    count = 3 * LONGEST_CYCLE + 100
+    datasets, draws = draw_slots(9, weights, 0, count)
+    for dataset in range(len(weights)):
+        mine = draws[datasets == dataset]
+        assert np.array_equal(mine, np.arange(len(mine)))
+    for first in (0, LONGEST_CYCLE - 5, 2 * LONGEST_CYCLE + 17):
+        for found, expected in zip(draw_slots(9, weights, first, 90), (datasets, draws)):
+            assert np.array_equal(found, expected[first : first + 90])
+
+
+def test_weights_with_a_common_factor_have_equal_shares_whatever_its_size():
+    small, large = (np.bincount(draw_slots(1, weights, 0, 10 * LONGEST_CYCLE)[0], minlength=3)
+                    for weights in ((5, 3, 1), (5 * 10**9, 3 * 10**9, 10**9)))
+    assert (np.abs(small - large) <= 5).all()
+
+
+def test_epochs_of_large_weights_show_every_example_once():
+    mixture = make_mixture(weights=(3_000_000_000, 100_000_000), sizes=(1000, 50), batch=4096, blocks=8)
+    datasets, indices = all_examples(mixture, 64)
+    for dataset, size in enumerate(mixture.sizes):
+        drawn = indices[datasets == dataset]
+        epochs = drawn[: len(drawn) // size * size]
+        counts = np.bincount(epochs, minlength=size)
+        assert len(epochs) > 100 * size and counts.max() - counts.min() <= 8  # batches deal their slots to blocks
+
+
+def test_time_and_memory_do_not_depend_on_the_weights():
+    mixture = make_mixture(weights=(3_000_000_000, 100_000_000, 7), sizes=(10**9, 10**8, 7), batch=1024, blocks=8)
+    tracemalloc.start()
+    start = time.thread_time()
+    plan = plan_step(mixture, 1_000_000, range(8))
+    assert time.thread_time() - start < 0.5  # about 0.02
+    assert tracemalloc.get_traced_memory()[1] < 20e6
+    tracemalloc.stop()
+    hosts = [plan_step(mixture, 1_000_000, range(4 * host, 4 * host + 4)) for host in range(2)]
+    for field, parts in zip(plan, zip(*hosts)):
+        assert np.array_equal(field, np.concatenate(parts))
+
+
+def test_the_order_of_small_weights_is_fixed():
+    """Golden values: a change of these is a change of the order of examples."""
+    datasets, draws = draw_slots(5, (3, 1, 2), 0, 12)
+    assert datasets.tolist() == [0, 0, 2, 0, 2, 1, 0, 2, 1, 0, 0, 2]
+    assert draws.tolist() == [0, 1, 0, 2, 1, 0, 3, 2, 1, 4, 5, 3]
 
 
 @pytest.mark.parametrize("seed", range(6))
@@ -186,6 +278,8 @@ def write_config(folder, value):
 def test_read_data_config(tmp_path):
     entries = [{"name": "b/two.jsonl.gz", "lines": 9, "weight": 4}, {"name": "a.jsonl.gz", "lines": 5, "weight": 1}]
     assert read_data_config(write_config(tmp_path, entries)) == {"b/two.jsonl.gz": 4, "a.jsonl.gz": 1}
+    weights = read_data_config(write_config(tmp_path, '[{"name": "a", "weight": 1e8}, {"name": "b", "weight": 3e9}]'))
+    assert weights == {"a": 10**8, "b": 3 * 10**9} and set(map(type, weights.values())) == {int}
 
 
 @pytest.mark.parametrize(("value", "message"), [
@@ -196,7 +290,7 @@ def test_read_data_config(tmp_path):
     (["a"], 'entry 1: no "name"'),
     ([{"name": "a", "weight": 1}, {"name": "a", "weight": 2}], "entry 2: a is there twice"),
     *(([{"name": "a", "weight": 1}, {"name": "b", "weight": weight}], f"entry 2 \\(b\\).*not {json.dumps(weight)}")
-      for weight in (0, -3, 1.5, "7", True)),
+      for weight in (0, -3, 1.5, "7", True, float("inf"))),
     ([{"name": "b"}], r"entry 1 \(b\).*not null"),
 ])
 def test_bad_data_config(tmp_path, value, message):

@@ -143,9 +143,10 @@ def test_bad_lines_are_counted_and_named(folders, model, capsys):
         3: (b'["\xff", "one"]', "not valid UTF-8"), 10: (b"[", "not valid JSON"), 50: (["one", ""], "empty text"),
         51: (["one", 2], "a text is not a string"), 60: (["one", "two", "three"], "a triplet in a file of pairs"),
         70: ({"set": ["one", "two"]}, "a set in a file of pairs"), 80: (["one", "\u0000"], "a text without any token"),
-        90: (b"", "empty line"),
+        90: (["one"], "a list must have 2 or 3 texts"),
     }
     lines = [bad[number][0] if number in bad else PAIRS[number] for number in range(1, 101)]
+    lines += [b"", b"  \t ", b"\r"]  # blank lines are neither examples nor bad
     write_lines(source / "a.jsonl", lines)
     run_prepare(folders, model, max_bad_share=0.08)
     manifest = read_dataset_manifest(out, "a.jsonl")

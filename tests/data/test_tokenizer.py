@@ -138,5 +138,5 @@ def test_what_is_no_tokenizer(tmp_path):
     (tmp_path / "vocab.txt").write_text("[PAD]\na\n")
     with pytest.raises(ValueError, match=r"no \[CLS\]"):
         load_tokenizer(tmp_path)
-    with pytest.raises(ValueError, match="no tokenizer 'no-organisation/no-model'"):
+    with pytest.raises(ValueError, match="there is no folder no-organisation/no-model, and as a hub id"):
         load_tokenizer("no-organisation/no-model")

@@ -2,6 +2,7 @@ import dataclasses
 import gzip
 import json
 import math
+import os
 
 import pytest
 
@@ -129,7 +130,7 @@ def test_evaluate_reads_the_split_and_the_folder_itself(data_dir, angle_encoder)
 
 @pytest.mark.parametrize("flags, message", [
     ((), "nothing to score: give --suite"),
-    (("--suite=stsb,sts99",), "--suite=sts99 is unknown; --data_dir=. has sickr, stsb"),
+    (("--suite=stsb,sts99",), "--suite=sts99 is unknown: did you mean sts?; --data_dir=. has sickr, stsb"),
     (("--suite=sts,stsb",), "--data_dir=. lacks 5 of 7 tasks: sts12, sts13, sts14, sts15, sts16 (above: where each "
                             "was looked for); without them: --suite=stsb,sickr"),
     (("--suite=sickr", "--split=dev"), "no row of the split 'dev'; it has test"),
@@ -151,6 +152,10 @@ def test_wrong_flags_fail_before_the_model_is_looked_for(data_dir, run_main, fla
     ({"suite": ("transfer", "bitext")}, "--data_dir=.* lacks 3 of 4 tasks: snli, ntrex, tatoeba .*: --suite=sicke$"),
     ({"suite": ("snli",)}, "--data_dir=.* has no snli: neither "),  # alone it says itself where it was looked for
     ({"output": "eval/stsb.tsv/results.json"}, r"--output=\S+/results.json: cannot write in \S+stsb.tsv: .*exists"),
+    ({"pairs": ("/",)}, "--pairs=/ is a folder: name a file in it"),
+    ({"parallel": ("/",)}, "--parallel=/ is a folder"), ({"reranking": ("/",)}, "--reranking=/ is a folder"),
+    ({"retrieval": (__file__,)}, "--retrieval=.*py is a file: name the folder of corpus.jsonl"),
+    ({"data_dir": __file__}, "--data_dir=.*py is not a folder"),
     ({"output": "eval"}, r"--output=\S+eval is a folder; name a file in it"),
 ])
 def test_wrong_settings(data_dir, change, message):
@@ -175,3 +180,13 @@ def test_results_outlive_a_run_with_bad_files(data_dir, angle_encoder):
         evaluate(config)
     assert before == (output.read_bytes(), items_path(output).read_bytes())
     assert not list(data_dir.glob(".*"))
+
+
+@pytest.mark.parametrize("umask, mode", [(0o077, 0o600), (0o022, 0o644)])
+def test_the_umask_decides_the_permissions(data_dir, angle_encoder, umask, mode):
+    output, before = data_dir / "results.json", os.umask(umask)
+    try:
+        evaluate(EvaluateConfig(model="angles-3", suite=("stsb",), data_dir=str(data_dir), output=str(output)))
+    finally:
+        os.umask(before)
+    assert [path.stat().st_mode & 0o777 for path in (output, items_path(output))] == [mode, mode]

@@ -49,8 +49,8 @@ RUN = """
 import csv, os, sys
 os.environ["HF_DATASETS_OFFLINE"] = "1"
 sys.path.insert(0, arguments["repository"])
-from evaluation import mteb
-mteb.import_mteb()
+from evaluation import mteb as ours
+ours.import_mteb()
 import mteb
 from datasets import Dataset
 from mteb.abstasks import AbsTaskRetrieval, AbsTaskSTS
@@ -89,8 +89,8 @@ class RecordingEncoder(Encoder):
         self.calls.append([prompt_name, list(texts)])
         return super().encode(texts, prompt_name=prompt_name, **options)
 
-encoder = mteb.MtebEncoder(RecordingEncoder.load(arguments["model"]), "allpairs/cook")
-mteb.run_tasks(encoder, [LocalSts(), LocalRetrieval()], arguments["output"])
+encoder = ours.MtebEncoder(RecordingEncoder.load(arguments["model"]), "allpairs/cook")
+ours.run_tasks(encoder, [LocalSts(), LocalRetrieval()], arguments["output"])
 import kernels
 from sentence_transformers import SentenceTransformer
 peer = SentenceTransformer(arguments["model"], device="cpu")

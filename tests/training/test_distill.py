@@ -110,8 +110,8 @@ def test_patience(run_main, tiny_flags, tmp_path):
 
 def test_epochs_and_shares_set_the_steps(tiny_model):
     from flags import with_values
+    from training.checks import with_run_lengths
     from training.settings import TrainConfig
-    from training.setup import with_run_lengths
 
     config = with_run_lengths(with_values(TrainConfig(), global_batch_size=128, num_epochs=2.5, warmup_share=0.1), 1000)
     assert (config.optimizer.num_steps, config.optimizer.warmup_steps) == (20, 2)
@@ -119,7 +119,6 @@ def test_epochs_and_shares_set_the_steps(tiny_model):
 
 @pytest.mark.parametrize("command, flags, message", [
     ("train", ["--objective=sct", "--queue_size=24"], "queue_size=24 is not a multiple of global_batch_size=16"),
-    ("train", ["--views=single"], "--views=single gives one text an example, --objective=contrastive compares two"),
     ("train", ["--keep_layers=0,2"], "--keep_layers=0,2: --init has the layers 0 to 1"),
     ("train", ["--patience_epochs=1"], "--patience_epochs=1.0 needs a score"),
     ("train", ["--select=sts_spearman"], "--select=sts_spearman is not measured"),

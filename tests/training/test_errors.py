@@ -1,19 +1,21 @@
 """Settings and data that do not fit: each a message that says what, and nothing written is lost."""
 
+import importlib
 import json
 import os
 
 import numpy as np
 import pytest
+from absl import flags as absl_flags
+
+from flags import define_flags
 
 
 @pytest.mark.parametrize("flags, devices, message", [
     (["--packing_blocks=3"], 1, "global_batch_size=16 is not divisible by packing_blocks=3"),
     (["--packing_blocks=2"], 4, "packing_blocks=2 is not divisible by the number of devices=4"),
-    (["--packing_blocks=4", "--encode_blocks=3"], 2, "blocks of a device=2 is not divisible by encode_blocks=3"),
-    (["--max_length=600", "--row_length=600"], 1, "max_length=600 is above the position table's 512"),
-    (["--encode_length=600"], 1, "max_length=600 is above the position table's 512"),
-    (["--warmup_steps=70"], 1, "warmup_steps=70 leaves nothing of num_steps=60"),
+    (["--packing_blocks=4", "--encode_blocks=3"], 2, "packing blocks per device=2 is not divisible by encode_blocks=3"),
+    (["--max_length=600", "--row_length=600"], 1, "--max_length=600: the position table of"),
     (["--attention=tpu"], 1, "implementation='tpu' cannot run on 'cpu'"),
     (["--init=nowhere/at/all"], 1, "nowhere/at/all"),
     (["--data_dir=nowhere"], 1, "nowhere"),
@@ -23,6 +25,48 @@ def test_settings_that_do_not_fit(run_main, tiny_flags, tmp_path, flags, devices
     done = run_main("train", *tiny_flags, *flags, f"--workdir={tmp_path}", devices=devices, check=False)
     assert done.returncode == 1
     assert message in done.stderr.splitlines()[-1], done.stderr[-2000:]
+
+
+@pytest.mark.parametrize("flags, message", [
+    (["--warmup_steps=70"], "warmup_steps=70 leaves nothing of num_steps=60 to decay over: give a smaller --warmup_"),
+    (["--views=single"], "--views=single gives one text per example, --objective=contrastive compares two"),
+    (["--objective=mse"], "--objective=mse learns from a teacher: give --teacher=MODEL"),
+    (["--profile_steps=5,2"], "--profile_steps=5,2: the first step is after the last"),
+    (["--batch_size=64"], "there is no flag --batch_size: did you mean --global_batch_size?"),
+    (["--clip_norm=-1"], "flag --clip_norm=-1: it must be at least 0"),
+    (["--learning_rate=-1"], "flag --learning_rate=-1: it must be above 0"),
+    (["--learning_rate=nan"], "flag --learning_rate=nan: it must be above 0"),
+    (["--scale=0"], "flag --scale=0: it must be above 0"),
+    (["--adam_b1=1.5"], "flag --adam_b1=1.5: it must be at least 0 and below 1"),
+    (["--warmup_steps=-5"], "flag --warmup_steps=-5: it must be at least 0"),
+    (["--keep_checkpoints=0"], "flag --keep_checkpoints=0: it must be at least 1"),
+    (["--loader_threads=0"], "flag --loader_threads=0: it must be at least 1"),
+    (["--prefetch=0"], "flag --prefetch=0: it must be at least 1"),
+    (["--dense=-3"], "flag --dense=-3: it must be at least 0"),
+    (["--encode_length=0"], "flag --encode_length=0: it must be at least 3"),
+    (["--keep_layers=0,-1"], "flag --keep_layers=0,-1: it must be at least 0"),
+    (["--profile_steps=2"], "flag --profile_steps=2: it takes 2 comma-separated values"),
+    (["--log_every=-1"], "flag --log_every=-1: it must be at least 0"),
+])
+def test_usage_errors_make_nothing(run_main, tiny_flags, tmp_path, flags, message):
+    """Status 2 before anything is loaded or made."""
+    done = run_main("train", *tiny_flags, *flags, f"--workdir={tmp_path / 'run'}", check=False)
+    assert done.returncode == 2
+    assert message in done.stderr.splitlines()[-1], done.stderr[-2000:]
+    assert not (tmp_path / "run").exists()
+
+
+def test_every_number_has_a_range():
+    """define_flags raises TypeError for one without."""
+    import main
+
+    for module, config, _ in main.COMMANDS.values():
+        define_flags(getattr(importlib.import_module(module), config), absl_flags.FlagValues())
+
+
+def test_what_fails_after_loading_leaves_no_workdir(run_main, tiny_flags, tmp_path):
+    done = run_main("train", *tiny_flags, "--init=nowhere/at/all", f"--workdir={tmp_path / 'run'}", check=False)
+    assert done.returncode == 1 and not (tmp_path / "run").exists()
 
 
 def test_unknown_command_and_flag(run_main):

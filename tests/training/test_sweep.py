@@ -67,7 +67,7 @@ def test_a_failing_run_is_reported_and_the_others_run(swept):
     row = json.loads((workdir / "sweep.json").read_text())[-1]
     assert (row["run"], row["status"], row["score"]) == (FAILING, "failed", None)
     assert "warmup_steps=2 leaves nothing of num_steps=2 to decay over" in row["error"]
-    assert f"run 2 of 4, {FAILING}: failed with status 1: main.py train: warmup_steps=2 leaves nothing" in done.stderr
+    assert f"run 2 of 4, {FAILING}: failed with status 2: main.py train: warmup_steps=2 leaves nothing" in done.stderr
     assert done.stderr.splitlines()[-1] == f"main.py sweep: 1 of 4 runs failed: {FAILING}: {row['error']}"
 
 
@@ -129,11 +129,11 @@ def test_signals_are_passed_on_as_sigterm(number):
 def test_each_run_has_its_places_and_the_grid_overrides():
     config = SweepConfig(workdir="w", grid=("lr:1e-4,3e-4", "init:some/model"))
     first, second = plan_runs(config, [*REQUIRED_FLAGS, "--learning_rate=1", "--checkpoint_dir=gs://bucket/runs"])
-    assert (first.config.learning_rate, second.config.learning_rate) == (1e-4, 3e-4)
+    assert (first.config.optimizer.learning_rate, second.config.optimizer.learning_rate) == (1e-4, 3e-4)
     assert first.name == "learning_rate=1e-4,init=some%2Fmodel"
-    assert first.config.workdir == f"w/{first.name}" and f"--workdir=w/{first.name}" in first.arguments
-    assert first.config.checkpoint_dir == f"gs://bucket/runs/{first.name}"
-    assert first.config.init == "some/model"
+    assert first.config.run.workdir == f"w/{first.name}" and f"--workdir=w/{first.name}" in first.arguments
+    assert first.config.run.checkpoint_dir == f"gs://bucket/runs/{first.name}"
+    assert first.config.model.init == "some/model"
 
 
 @pytest.mark.parametrize("grid, others, message", [
@@ -149,7 +149,7 @@ def test_each_run_has_its_places_and_the_grid_overrides():
     (("checkpoint_dir:a,b",), [], "each run has a checkpoint_dir of its own"),
     (("lr:1", "learning_rate:2"), [], "a second list of values for --learning_rate"),
     (("lr:1e-4,0.0001",), [], "one run twice: learning_rate=1e-4 and learning_rate=0.0001"),
-    (("lr:1",), ["--learning_rat=1"], "Unknown command line flag 'learning_rat'"),
+    (("lr:1",), ["--learning_rat=1"], "there is no flag --learning_rat: did you mean --learning_rate?"),
     (("lr:1",), ["stray"], "not a flag: 'stray'"),
 ])
 def test_wrong_grids_and_flags(grid, others, message):
@@ -158,8 +158,8 @@ def test_wrong_grids_and_flags(grid, others, message):
 
 
 @pytest.mark.parametrize("arguments, message", [
-    (["--grid=lr:1", "--data_dir=d", "--workdir=w"], "flag --init=None"),
-    (["--grid=lr:1", *REQUIRED_FLAGS], "flag --workdir=None"),
+    (["--grid=lr:1", "--data_dir=d", "--workdir=w"], "--init is required"),
+    (["--grid=lr:1", *REQUIRED_FLAGS], "--workdir is required"),
     (["--grid=lr:x", "--workdir=w", *REQUIRED_FLAGS], "could not convert string to float"),
     (["--command=embed", "--workdir=w"], "--command=embed: value should be one of"),
 ])

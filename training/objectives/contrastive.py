@@ -15,6 +15,7 @@ from kernels.contrastive.api import similarity_logsumexp, summed_logsumexp
 from kernels.contrastive.labels import text_labels
 from kernels.contrastive.ring import ring_similarity_logsumexp
 from kernels.contrastive.tile import RowStatistics, constant_shift
+from kernels.products import UNIT_NORM_PRODUCT
 from model.config import ModelConfig
 from model.parameters import Parameter, Tree
 from sharding.collectives import psum_logsumexp
@@ -22,8 +23,6 @@ from sharding.mesh import DATA_AXIS
 from training.objectives.objective import Embedded, Objective, split_texts
 
 KeyExchange = Literal["all_gather", "ring", "bidirectional_ring"]
-UNIT_NORM_PRODUCT = 1.01
-"""Above |<q, k>| of unit vectors as rounded: to bfloat16, each norm is at most 1 + 2^-8."""
 
 
 def contrastive_objective(

@@ -1,9 +1,12 @@
+import subprocess
 import sys
 
 import pytest
 
+from benchmarks.harness import Ratio, paired_ratio
 from benchmarks.peers import peer
-from benchmarks.peers.peer import Ratio, WorkerProcess, paired_ratio, peer_python
+from benchmarks.peers.peer import peer_python
+from benchmarks.processes import WorkerProcess
 
 DOUBLES = """
 import json, sys
@@ -46,12 +49,13 @@ def test_a_peer_python_that_is_not_there():
 def test_the_peer_environment_is_made_once_and_completed_when_packages_are_added(tmp_path, monkeypatch):
     commands = []
 
-    def run(command, check):
+    def run(command):
         commands.append(command[2])
         (tmp_path / ".venv-peer").mkdir(exist_ok=True)
+        return subprocess.CompletedProcess(command, 0)
 
     monkeypatch.setattr(peer, "REPOSITORY", tmp_path)
-    monkeypatch.setattr(peer.subprocess, "run", run)
+    monkeypatch.setattr(peer, "run", run)
     for expected in (["venv", "pip", "pip"], []):
         assert peer_python() == str(tmp_path / ".venv-peer" / "bin" / "python")
         assert commands == expected

@@ -183,7 +183,7 @@ def test_pairs_that_were_not_judged_are_left_out_and_counted(tmp_path, log):
     assert "STS.input.belief.txt: left out 3 of 4 pairs: not judged" in log.text
     assert "sts15 test: 17 pairs" in log.text and "but 3000 are published" in log.text
     write(tmp_path / "STS.gs.belief.txt", [""] * 4)
-    refused("STS.gs.belief.txt has no scores in its 4 lines", tmp_path, "sts15")
+    refused("STS.gs.belief.txt has no scores for the 4 pairs", tmp_path, "sts15")
 
 
 def test_smt_of_2013_is_left_out(tmp_path, log):
@@ -255,8 +255,8 @@ def test_a_folder_that_may_not_be_looked_into_is_logged(tmp_path, log, monkeypat
 
 
 @pytest.mark.parametrize("file, lines, message", [
-    ("STS.input.FNWN.txt", ["a 1\tb 2"], "gs.FNWN.txt:2: .*input.FNWN.txt has 1 lines, but .*gs.FNWN.txt has 4"),
-    ("STS.gs.FNWN.txt", ["1"] * 5, "gs.FNWN.txt:5: .*input.FNWN.txt has 4 lines, but .*gs.FNWN.txt has 5"),
+    ("STS.input.FNWN.txt", ["a 1\tb 2"], "gs.FNWN.txt:2: there is no such line in .*input.FNWN.txt"),
+    ("STS.gs.FNWN.txt", ["1"] * 5, "gs.FNWN.txt:5: there is no such line in .*input.FNWN.txt"),
     ("STS.gs.FNWN.txt", ["1", "1", "5.1", "1"], "gs.FNWN.txt:3: score 5.1 is outside 0 to 5"),
     ("STS.gs.FNWN.txt", ["1", "-1", "5", "1"], "gs.FNWN.txt:2: score -1 is outside 0 to 5"),
     ("STS.gs.FNWN.txt", ["1", "1", "1", "x"], "gs.FNWN.txt:4: score is not a finite number: 'x'"),
@@ -300,4 +300,18 @@ def test_a_task_that_is_not_there(tmp_path):
     refused("--suite=sts14 is not in --data_dir=.*, which has damaged, my_pairs; looked for eval/sts14.tsv, .*"
             "STS/STS14-en-test, folders with STS.input.PART.txt", tmp_path, "sts14")
     refused("--suite=x is unknown; --data_dir=.* has damaged, my_pairs; looked for eval/x", tmp_path, "x")
+    refused("--suite=my_pair is unknown: did you mean my_pairs", tmp_path, "my_pair")
     refused("damaged.tsv.gz: damaged gzip file", tmp_path, "damaged")
+
+
+def test_header_names_in_any_case_a_byte_order_mark_and_blank_lines(tmp_path):
+    rows = [f"{a}\t{b}\t{c}\ttest" for a, b, c in pairs_of("x")]
+    lines = ["\ufeff", "Sentence1\tSENTENCE2\tScore\tSplit\r", "", *rows, "\t\t\t", ""]
+    write(tmp_path / "mine.tsv", lines)
+    assert read_set(str(tmp_path), "mine", "test").parts == {"mine": pairs_of("x")}
+    write(tmp_path / "twice.tsv", ["sentence1\tsentence2\tscore\tScore", "a\tb\t1\t2"])
+    refused("twice.tsv:1: the header names score 2 times", tmp_path, "twice")
+    write_year(tmp_path / "raw", YEARS["sts13"])
+    with (tmp_path / "raw" / "STS.input.FNWN.txt").open("a") as file:
+        file.write("\n\n")
+    assert read_set(str(tmp_path / "raw"), "sts13", "test").parts["FNWN"] == pairs_of("FNWN")

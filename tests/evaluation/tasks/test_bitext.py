@@ -92,7 +92,7 @@ def test_bad_lines_of_tatoeba(tmp_path, row, message):
 def test_bad_plain_text(tmp_path):
     write_ntrex(tmp_path)
     write_lines(tmp_path / "newstest2019-ref.deu.txt", ["Hallo."])
-    with pytest.raises(ValueError, match=r"deu.txt:2: the file ends after 1 lines, newstest2019-src.eng.txt after 2"):
+    with pytest.raises(ValueError, match=r"src.eng.txt:2: there is no such line in .*ref.deu.txt"):
         read_bitexts(str(tmp_path), "ntrex")
     assert list(read_bitexts(str(tmp_path), "ntrex", ("spa",))) == ["spa"]
     write_lines(tmp_path / "newstest2019-ref.deu.txt", ["Hallo.", " "])
@@ -100,7 +100,7 @@ def test_bad_plain_text(tmp_path):
         read_bitexts(str(tmp_path), "ntrex")
     write_tatoeba(tmp_path)
     (tmp_path / "tatoeba.fra-eng.fra").write_text("")
-    with pytest.raises(ValueError, match=r"tatoeba.fra-eng.fra has no lines"):
+    with pytest.raises(ValueError, match=r"no such line in .*tatoeba.fra-eng.fra"):
         read_bitexts(str(tmp_path), "tatoeba")
     (tmp_path / "tatoeba.fra-eng.fra").unlink()
     with pytest.raises(OSError, match=r"tatoeba.fra-eng.fra"):
@@ -112,3 +112,17 @@ def test_a_folder_without_the_files(tmp_path):
         read_bitexts(str(tmp_path), "ntrex")
     with pytest.raises(ValueError, match=r"--data_dir=.*nowhere is not a folder"):
         read_bitexts(str(tmp_path / "nowhere"), "tatoeba")
+
+
+@pytest.mark.parametrize("language, code", [("de", "deu"), ("DEU", "deu"), ("es", "spa"), ("zh-CN", "zho-CN")])
+def test_a_language_by_another_code_gets_the_code_of_the_file(tmp_path, language, code):
+    write_json(tmp_path / "ntrex128.jsonl", NTREX)
+    with pytest.raises(ValueError, match=f"has no {language}; did you mean {code}"):
+        read_bitexts(str(tmp_path), "ntrex", (language,))
+
+
+def test_blank_last_lines_are_skipped(tmp_path):
+    write_ntrex(tmp_path)
+    with (tmp_path / "newstest2019-ref.deu.txt").open("a") as file:
+        file.write("\n \n")
+    assert read_bitexts(str(tmp_path), "ntrex")["deu"].translations == ["Hallo.", "Regen"]

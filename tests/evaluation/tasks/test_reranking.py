@@ -135,7 +135,6 @@ def test_read_queries_leaves_out_what_has_no_positives_or_no_negatives(tmp_path,
 
 @pytest.mark.parametrize("line, message", [
     ("{", "a.jsonl:2: not JSON"),
-    ("", "a.jsonl:2: not JSON"),
     ('["q", "p"]', "a.jsonl:2: not a JSON object: "),
     ('{}', "a.jsonl:2: the object lacks query, positive, negative; it has nothing"),
     ('{"query": "q", "pos": ["p"], "neg": []}',

@@ -80,7 +80,6 @@ def test_read_sts_accepts_a_byte_order_mark_and_more_columns(tmp_path):
     ("A\tB\tgood\tdev\tx", "a.tsv:3: score is not a finite number: 'good'"),
     ("A\tB\tnan\tdev\tx", "a.tsv:3: score is not a finite number: 'nan'"),
     ("A\t \t1\tdev\tx", "a.tsv:3: sentence2 is empty"),
-    ("", "a.tsv:3: 1 tab-separated columns"),
 ])
 def test_read_sts_names_the_line(tmp_path, line, message):
     path = write(tmp_path / "a.tsv", "A\tB\t1\ttest\tx", line)
