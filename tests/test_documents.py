@@ -76,11 +76,19 @@ def flags_known(name: str) -> set[str]:
     if name in COMMANDS:
         configs = [config_of(name)] + ([TrainConfig, DistillConfig] if name == "sweep" else [])
         return {setting.name for config in configs for setting in settings_of(config)}
-    source = pathlib.Path(importlib.util.find_spec(name).origin).read_text()
-    base = (REPOSITORY / "benchmarks" / "peers" / "peer.py").read_text()
-    trained = (REPOSITORY / "benchmarks" / "train_vs_sentence_transformers.py").read_text()
-    return set(re.findall(r"^    (\w+): .* = flag\(", source + base + trained, re.MULTILINE)) | set(
-        re.findall(r"\"--(\w+)\"", source))
+    sources = list(sources_of(name).values())
+    return {flag for source in sources for flag in re.findall(r"^    (\w+): .* = flag\(", source, re.MULTILINE)} | set(
+        re.findall(r"\"--(\w+)\"", sources[0]))
+
+
+def sources_of(module: str, found: dict[str, str] | None = None) -> dict[str, str]:
+    """The text of a module and of the benchmarks that it imports, whose flags it may have too."""
+    found = {} if found is None else found
+    found[module] = pathlib.Path(importlib.util.find_spec(module).origin).read_text()
+    for other in re.findall(r"^from (benchmarks(?:\.\w+)+) import", found[module], re.MULTILINE):
+        if other not in found:
+            sources_of(other, found)
+    return found
 
 
 @pytest.mark.parametrize("document", DOCUMENTS)
