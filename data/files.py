@@ -17,8 +17,9 @@ def new_folder(target: str | os.PathLike, *, replace: bool = False) -> Iterator[
     """Yields a temporary folder beside `target` and renames it to `target` if the block succeeds, else removes it.
 
     With `replace` a former folder is replaced, but not what only the user can have put there: files that no earlier
-    call with `replace` wrote are moved into the new folder, unless it has others of their names. WRITTEN lists what was written. A kill between the two renames can
-    leave the old folder under a temporary name, but never a mixture. A link is followed.
+    call with `replace` wrote are moved into the new folder, unless it has others of their names. WRITTEN lists what was
+    written. A kill between the two renames can leave the old folder under a temporary name, but never a mixture. A link
+    is followed.
 
     Raises ValueError if `target` is a file, or has files and `replace` is not set.
     """
