@@ -28,7 +28,7 @@ from data.drawing import draw_texts, gather_texts, read_table
 from data.mixture import Mixture, Plan, plan_step, read_data_config
 from data.packing import DEFAULT_ROW_LENGTH, PackedTexts, choose_row_counts, pack_blocks, with_rows
 from data.settings import BatchSettings, DataSettings
-from data.shards import DatasetReader, RecordReader, open_dataset, require_same_tokenizer
+from data.shards import DatasetReader, RecordReader, open_dataset, read_manifest, require_same_tokenizer
 from data.teacher_store import find_teacher, gather_embeddings, open_embeddings
 from data.tokenizer import load_tokenizer
 from data.views import TEXTS_PER_EXAMPLE, check_view_rate, make_views
@@ -95,6 +95,7 @@ class BatchSource:
         self._row_length = config.batch.row_length or max(DEFAULT_ROW_LENGTH, config.batch.max_length)
         _check_sizes(config, self._row_length)
         self._config = config
+        read_manifest(config.data.data_dir)  # its error says what to do if data_dir was not prepared
         self._tokenizer = load_tokenizer(Path(config.data.data_dir) / "tokenizer")
         if tokenizer_fingerprint is not None:
             require_same_tokenizer(config.data.data_dir, tokenizer_fingerprint)

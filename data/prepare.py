@@ -36,9 +36,10 @@ import tqdm
 
 from data.files import write_json
 from data.first_block import check_first_block
-from data.formats import SUFFIXES, Prompts, SourceFile, syntax_of
+from data.formats import Prompts, SourceFile, syntax_of
 from data.mixture import read_data_config
 from data.shards import FORMAT_VERSION, MAX_STORED_TOKENS
+from data.sources import find_datasets
 from data.tokenizer import TextTokenizer, load_tokenizer
 from data.writer import (
     Block,
@@ -62,7 +63,8 @@ class PrepareConfig:
     data_dir: str = flag(REQUIRED, "folder to write: shards, manifests, tokenizer, data_config.json")
     data_config: str = flag("", 'JSON list of {"name", "weight", "lines"}; empty: every training file')
     max_tokens_per_text: int = flag(
-        512, "tokens of a text that are stored; a longer text is counted as truncated", minimum=1, maximum=65535)
+        512, "tokens of a text that are stored; a longer text is counted as truncated", minimum=1,
+        maximum=MAX_STORED_TOKENS)
     records_per_shard: int = flag(1_000_000, "examples of one shard file", minimum=1)
     max_bad_share: float = flag(0.01, "share of bad lines above which a file is an error", minimum=0, maximum=1)
     tsv: Literal["texts", "parallel"] = flag(
@@ -77,7 +79,9 @@ def prepare(config: PrepareConfig) -> None:
     """Prepares every dataset of the configuration. Raises ValueError or OSError with what to change."""
     _check_flags(config)
     source_dir, data_dir = Path(config.source_dir), Path(config.data_dir)
-    names = find_datasets(source_dir, config.data_config, data_dir)
+    names, left_out = find_datasets(source_dir, config.data_config, data_dir)
+    if left_out:
+        print(left_out, file=sys.stderr)
     tokenizer = load_tokenizer(config.tokenizer)
     _check_prompts(config, names)
     with named_write_errors(data_dir):
@@ -96,14 +100,12 @@ def prepare(config: PrepareConfig) -> None:
 def _check_flags(config: PrepareConfig) -> None:
     if not Path(config.source_dir).is_dir():
         raise ValueError(f"--source_dir={config.source_dir} is not a folder")
-    if not 1 <= config.max_tokens_per_text <= MAX_STORED_TOKENS:
-        raise ValueError(f"--max_tokens_per_text={config.max_tokens_per_text} is not in 1 .. {MAX_STORED_TOKENS}")
-    if config.records_per_shard < 1:
-        raise ValueError(f"--records_per_shard={config.records_per_shard} is not positive")
-    if not 0 <= config.max_bad_share < 1:
-        raise ValueError(f"--max_bad_share={config.max_bad_share} is not in [0, 1)")
-    if config.workers < 0:
-        raise ValueError(f"--workers={config.workers} is negative")
+    if Path(config.data_dir).exists() and not Path(config.data_dir).is_dir():
+        raise ValueError(f"--data_dir={config.data_dir} is a file: name a folder")
+    source_dir, data_dir = Path(config.source_dir).resolve(), Path(config.data_dir).resolve()
+    if source_dir.is_relative_to(data_dir):
+        raise ValueError(f"--data_dir={config.data_dir} is --source_dir={config.source_dir}, or holds it: "
+                         "choose another --data_dir")
     for name, prompt in _prompts(config)._asdict().items():
         if prompt != prompt.lstrip():  # a model's texts are stripped, and with them what stands before
             raise ValueError(f"--{name}_prompt={prompt!r} begins with white space")
@@ -129,22 +131,6 @@ def _finished_manifests(data_dir: Path) -> list[dict]:
     folders = [path.parent for path in sorted(data_dir.rglob("manifest.json"))]
     finished = [folder for folder in folders if folder != data_dir and not folder.name.endswith(".partial")]
     return [json.loads((folder / "manifest.json").read_text()) for folder in finished]
-
-
-def find_datasets(source_dir: Path, data_config: str, data_dir: Path) -> list[str]:
-    """Names of the datasets, those of data_config or else every training file; each is a file below source_dir."""
-    source_dir, data_dir = Path(os.path.abspath(source_dir)), Path(os.path.abspath(data_dir))
-    files = [path for path in sorted(source_dir.rglob("*")) if path.is_file() and syntax_of(path) is not None]
-    found = [path.relative_to(source_dir).as_posix() for path in files if not path.is_relative_to(data_dir)]
-    if not data_config:
-        if not found:
-            raise ValueError(f"no training file in {source_dir}: names end in {', '.join(SUFFIXES)}, or that and .gz")
-        return found
-    names = list(read_data_config(data_config))
-    for name in names:
-        if name not in found:
-            raise ValueError(f"{data_config}: unknown dataset {name!r}: {source_dir} has {', '.join(found) or 'none'}")
-    return names
 
 
 def _place_tokenizer(tokenizer: TextTokenizer, data_dir: Path) -> None:

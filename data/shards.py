@@ -153,7 +153,14 @@ def read_manifest(data_dir: str | Path) -> dict:
     """DATA_DIR/manifest.json: {"format", "tokenizer": {"fingerprint", "vocab_size"}, "datasets": [...], "prompts"?}."""
     path = Path(data_dir) / "manifest.json"
     if not path.exists():
-        raise ValueError(f"no manifest at {path}: {data_dir} is not a folder that `main.py prepare` finished")
+        if not Path(data_dir).exists():
+            found = "does not exist"
+        elif not Path(data_dir).is_dir():
+            found = "is a file, not a folder that `main.py prepare` wrote"
+        else:
+            found = "has no manifest.json: it is not a folder that `main.py prepare` finished"
+        raise ValueError(f"--data_dir={data_dir} {found}. Run `python main.py prepare --source_dir=FOLDER_OF_TEXTS "
+                         "--tokenizer=MODEL --data_dir=NEW_FOLDER` first, and give NEW_FOLDER as --data_dir")
     manifest = json.loads(path.read_text())
     if manifest.get("format") != FORMAT_VERSION:
         raise ValueError(f"{path}: format {manifest.get('format')}, this code reads {FORMAT_VERSION}: prepare again")

@@ -27,7 +27,7 @@ from sharding.mesh import DATA_AXIS, replicate
 from training.feed import Fed
 from training.gradient_caching import encode_in_parts
 from training.objectives.mse import principal_axes
-from training.settings import DistillConfig
+from training.settings import TrainConfig
 
 
 class Teacher(NamedTuple):
@@ -38,7 +38,7 @@ class Teacher(NamedTuple):
     encode: Callable[[list[str]], np.ndarray]  # n texts -> [n, D_t] float32; not normalised
 
 
-def set_up_teacher(config: DistillConfig, mesh: Mesh, tokenizer: TextTokenizer, datasets: Iterable[str]) -> Teacher:
+def set_up_teacher(config: TrainConfig, mesh: Mesh, tokenizer: TextTokenizer, datasets: Iterable[str]) -> Teacher:
     """Loads the teacher and decides where its embeddings of the batches come from.
 
     Raises:
@@ -88,7 +88,7 @@ def set_up_teacher(config: DistillConfig, mesh: Mesh, tokenizer: TextTokenizer, 
 
 
 def fit_projection(
-    config: DistillConfig, teacher: Teacher, feed: Iterable[Fed], num_examples: int, mesh: Mesh
+    config: TrainConfig, teacher: Teacher, feed: Iterable[Fed], num_examples: int, mesh: Mesh
 ) -> np.ndarray:
     """V^T [D_t, teacher_pca]: the principal axes of the teacher's embeddings of the first texts of the first batches.
 

@@ -134,8 +134,10 @@ def test_unknown_dataset_and_unfinished_folder(dataset, tmp_path):
     data_dir, _ = dataset
     with pytest.raises(ValueError, match=r"unknown dataset 'c\.jsonl'.*a/b\.jsonl\.gz"):
         open_dataset(data_dir, "c.jsonl")
-    with pytest.raises(ValueError, match=r"not a folder that `main.py prepare` finished"):
-        read_manifest(tmp_path / "a")
+    (tmp_path / "file").write_text("")
+    for name, reason in (("a", "has no manifest"), ("gone", "does not exist"), ("file", "is a file")):
+        with pytest.raises(ValueError, match=rf"--data_dir=\S+/{name} {reason}.*python main.py prepare --source_dir="):
+            read_manifest(tmp_path / name)
 
 
 def test_another_tokenizer(dataset):
