@@ -44,7 +44,7 @@ class ContrastiveBenchmarkConfig(BenchmarkConfig):
     keep_freed_memory: bool = flag(True, "keep freed memory for the next call, as main.py does")
 
 
-def compile_forms(config: ContrastiveBenchmarkConfig, operands) -> dict:
+def compile_forms(config: ContrastiveBenchmarkConfig, operands: Any) -> dict:
     """{name: compiled (queries, positives, keys) -> (loss, gradients)}."""
     import jax
     import jax.numpy as jnp
@@ -116,7 +116,7 @@ def benchmark(config: ContrastiveBenchmarkConfig) -> None:
     report(config, seconds, cpu_seconds, product_rates, temporary_bytes, difference)
 
 
-def largest_difference(ours, theirs) -> float:
+def largest_difference(ours: Any, theirs: Any) -> float:
     """Of loss and gradients, relative to the largest element of each."""
     import jax
     import numpy as np

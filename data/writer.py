@@ -162,7 +162,7 @@ class ShardWriter:
         self.shard_records: list[int] = []
         self._sizes = iter(sizes)
         self._size = 0
-        self._writer = None
+        self._writer: Any = None
 
     def write(self, record: bytes) -> None:
         if self._writer is None:

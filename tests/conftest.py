@@ -39,7 +39,8 @@ SHARED_DATA = pathlib.Path(os.environ.get("ALLPAIRS_SHARED_DATA", REPOSITORY.par
 # A test's layers follow from the fixtures that it uses, directly or through another, and from its folder. `make check`
 # leaves all of them out; plain `pytest` and `make test` run everything.
 LAYERS_OF_FIXTURES = {
-    "peer": "peer", "run_main": "process", "run_processes": "process", "processes": "process", "tpu_compiler": "compile",
+    "peer": "peer", "run_main": "process", "run_processes": "process", "processes": "process",
+    "tpu_compiler": "compile",
 }
 LAYERS_OF_PATHS = {"training": "numerics", "kernels": "numerics", "test_fuzz.py": "numerics"}  # under tests/
 
@@ -98,7 +99,7 @@ def peer(tmp_path_factory):
 
 @pytest.fixture
 def tpu_compiler():
-    """Skips tests that compile for TPUs if libtpu, which does so without a TPU, is absent. Its programs are not cached."""
+    """Skips tests that compile for TPUs (which needs none) if libtpu is absent. Their programs are not cached."""
     if importlib.util.find_spec("libtpu") is None:
         pytest.skip("no libtpu: pip install the version that jax[tpu] names")
     for cached in (False, True):

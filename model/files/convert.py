@@ -4,6 +4,7 @@ Both ways keep every bit: a checkpoint of float16 or bfloat16 is widened to floa
 tensors that an encoder has no use for (pretraining heads, buffers) are carried along.
 """
 
+import pathlib
 from dataclasses import dataclass
 
 from absl import logging
@@ -35,7 +36,7 @@ def convert(config: ConvertConfig) -> None:
     logging.info("converted %s to %s", folder, config.target)
 
 
-def write_hugging_face(folder, model: LoadedModel) -> None:
+def write_hugging_face(folder: pathlib.Path, model: LoadedModel) -> None:
     """Writes config.json, weights, modules and tokenizer as sentence-transformers lays them out, in stored dtypes."""
     write_json(folder / "config.json", to_hugging_face(model.config.encoder))
     dense_folders = write_modules(folder, model.config)
