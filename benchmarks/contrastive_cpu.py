@@ -22,6 +22,7 @@ import dataclasses
 import functools
 import statistics
 import time
+from typing import Any
 
 from benchmarks.harness import BenchmarkConfig, paired_ratio, print_result, run_benchmark
 from benchmarks.machine import Product, ProductRate, describe_machine, use_cpu

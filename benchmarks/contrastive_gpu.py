@@ -29,6 +29,7 @@ import pathlib
 import statistics
 import tempfile
 import time
+from typing import Any
 
 from benchmarks.contrastive_cpu import largest_difference
 from benchmarks.harness import paired_ratio, print_result, run_benchmark
