@@ -1,6 +1,8 @@
 # make quickstart   a virtual environment, then prepare, train, evaluate and export on the bundled sample (CPU, minutes)
+# make check        ruff, mypy and the fast tests: no peer, no other process, no TPU compiler (CPU, two minutes)
 # make test         a virtual environment, the peers' environment, then every test (CPU)
-# Both take PYTHON=python3.13 or any other from 3.11 on; each version has an environment of its own.
+# make test-mteb    installs mteb beside the peer and runs the tests that need it; `make test` skips them without it
+# All take PYTHON=python3.13 or any other from 3.11 on; each version has an environment of its own.
 
 PYTHON ?= python3
 VERSION := $(shell $(PYTHON) -c 'import sys; print("%d.%d" % sys.version_info[:2])')
@@ -10,10 +12,13 @@ endif
 VENV := .venv-$(VERSION)
 BIN := $(VENV)/bin
 RUN := runs/quickstart
+WORKERS := 2
+# Files are not split between workers: their tests share what they prepare.
+PYTEST := $(BIN)/python -m pytest --numprocesses=$(WORKERS) --dist=loadfile --no-loadscope-reorder
 
 export JAX_PLATFORMS = cpu
 
-.PHONY: quickstart test lint peer clean
+.PHONY: quickstart check test test-mteb lint peer clean
 
 $(VENV)/.ready-%: pyproject.toml
 	test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
@@ -32,11 +37,20 @@ quickstart: $(VENV)/.ready-plot,report
 peer: $(VENV)/.ready-test
 	$(BIN)/python -m benchmarks.peers.peer
 
+check: lint
+	$(PYTEST) --quiet -m "not peer and not process and not compile and not numerics"
+
 test: $(VENV)/.ready-test peer
-	$(BIN)/python -m pytest
+	$(PYTEST)
+
+test-mteb: peer
+	.venv-peer/bin/python -m pip install --quiet --disable-pip-version-check \
+	  "mteb>=2,<3" "jax>=0.10" tokenizers safetensors absl-py
+	$(BIN)/python -m pytest tests/evaluation/test_mteb.py
 
 lint: $(VENV)/.ready-test
 	$(BIN)/ruff check .
+	$(BIN)/mypy
 
 clean:
 	rm -rf runs .venv-*

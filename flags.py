@@ -260,7 +260,7 @@ def run_program(
     *,
     description: str = "",
     takes_others: bool = False,
-) -> None:
+) -> typing.NoReturn:
     """Parses the arguments (without the program's name), calls function(configuration) and exits.
 
     The exit status is what the function returns (None is 0); 2 for a usage error; 130 for Ctrl-C; 1 for ValueError,

@@ -22,6 +22,7 @@ import dataclasses
 import functools
 import statistics
 import time
+from typing import Any
 
 from benchmarks.harness import BenchmarkConfig, paired_ratio, print_result, run_benchmark
 from benchmarks.machine import Product, ProductRate, describe_machine, use_cpu
@@ -44,7 +45,7 @@ class ContrastiveBenchmarkConfig(BenchmarkConfig):
     keep_freed_memory: bool = flag(True, "keep freed memory for the next call, as main.py does")
 
 
-def compile_forms(config: ContrastiveBenchmarkConfig, operands) -> dict:
+def compile_forms(config: ContrastiveBenchmarkConfig, operands: Any) -> dict:
     """{name: compiled (queries, positives, keys) -> (loss, gradients)}."""
     import jax
     import jax.numpy as jnp
@@ -116,7 +117,7 @@ def benchmark(config: ContrastiveBenchmarkConfig) -> None:
     report(config, seconds, cpu_seconds, product_rates, temporary_bytes, difference)
 
 
-def largest_difference(ours, theirs) -> float:
+def largest_difference(ours: Any, theirs: Any) -> float:
     """Of loss and gradients, relative to the largest element of each."""
     import jax
     import numpy as np

@@ -29,6 +29,7 @@ import pathlib
 import statistics
 import tempfile
 import time
+from typing import Any
 
 from benchmarks.contrastive_cpu import largest_difference
 from benchmarks.harness import paired_ratio, print_result, run_benchmark
@@ -55,7 +56,7 @@ class ContrastiveBenchmarkConfig:
     seed: int = flag(0, "seed of the embeddings", minimum=0)
 
 
-def compile_forms(config: ContrastiveBenchmarkConfig, operands) -> dict:
+def compile_forms(config: ContrastiveBenchmarkConfig, operands: Any) -> dict:
     """{name: compiled (queries, positives, keys) -> anything}; those of the loss return (loss, gradients)."""
     import jax
     import jax.numpy as jnp
@@ -151,7 +152,7 @@ def benchmark(config: ContrastiveBenchmarkConfig) -> None:
 
 
 def start_inf_cl(
-    stack: contextlib.ExitStack, config: ContrastiveBenchmarkConfig, all_queries, keys
+    stack: contextlib.ExitStack, config: ContrastiveBenchmarkConfig, all_queries: Any, keys: Any
 ) -> tuple[WorkerProcess, dict]:
     """The peer's process, which ends with the stack, and its first result."""
     import numpy as np
@@ -167,7 +168,7 @@ def start_inf_cl(
     return peer, peer.ask(order="result")
 
 
-def inf_cl_loss_and_norms(config: ContrastiveBenchmarkConfig, all_queries, keys) -> list:
+def inf_cl_loss_and_norms(config: ContrastiveBenchmarkConfig, all_queries: Any, keys: Any) -> list:
     """Loss, and norms of the gradients, of what benchmarks/peers/inf_cl.py computes, by our blocked form."""
     import jax
     import jax.numpy as jnp

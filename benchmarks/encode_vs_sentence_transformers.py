@@ -52,8 +52,8 @@ def benchmark(config: EncodeBenchmarkConfig) -> None:
         texts_file.write_text(json.dumps(texts))
         arguments = {"model": str(model), "texts": str(texts_file), "threads": config.threads}
         with (peer_workers(python, "encode.py", {"peer": arguments}) as workers,
-              product_rates(python, encoder.config.encoder, ["float32"], config.threads) as product_rate):
-            peer, product_rate = workers["peer"], product_rate["float32"]
+              product_rates(python, encoder.config.encoder, ["float32"], config.threads) as rates):
+            peer, product_rate = workers["peer"], rates["float32"]
             print(f"{len(texts)} texts of {', '.join(SPEED_FILES)}, at most {peer.ready['max_length']} tokens each\n"
                   f"{describe_machine(config.threads, peer.ready['versions'])}")
             embeddings = encoder.encode(texts)

@@ -70,8 +70,8 @@ def benchmark(config: EvaluateBenchmarkConfig) -> None:
         flops = [flops_of_texts(encoder.config.encoder, encoder.token_counts(each))
                  for each in (list(dict.fromkeys(texts)), texts)]
         with (peer_workers(python, "evaluate.py", {"peer": arguments}) as workers,
-              product_rates(python, encoder.config.encoder, ["float32"], config.threads) as product_rate):
-            product_rate = product_rate["float32"]
+              product_rates(python, encoder.config.encoder, ["float32"], config.threads) as rates):
+            product_rate = rates["float32"]
             print(f"{', '.join(names)}: {sum(len(scores[name].items['cosine']) for name in names)} pairs"
                   + (f"; without {', '.join(missing)}, whose files are not there" if missing else "")
                   + f"\n{describe_machine(config.threads, workers['peer'].ready['versions'])}", flush=True)

@@ -78,6 +78,7 @@ class OurTrainer:
 
     def __init__(self, config, data_dir: pathlib.Path, workdir: pathlib.Path, dtype: str, encode_blocks: int = 0):
         from sharding.mesh import make_mesh  # imports JAX
+        from training.checks import read_training_data
         from training.feed import Feed
         from training.settings import TrainConfig
         from training.setup import set_up
@@ -89,7 +90,7 @@ class OurTrainer:
             packing_blocks=config.packing_blocks, encode_blocks=encode_blocks, mixture=config.mixture,
         )
         mesh = make_mesh()
-        self.run, self.state, _ = set_up(train_config, mesh)
+        self.run, self.state, _ = set_up(train_config, mesh, read_training_data(train_config))
         self.batch_size = config.batch_size
         self.batches = iter(Feed(self.run.loader, mesh))
         self.executed_flops = {}  # {shape of the packed tokens: FLOPs of the step's matrix products}

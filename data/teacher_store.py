@@ -91,7 +91,7 @@ def gather_embeddings(
     joined = b"".join(records)
     sizes = np.fromiter(map(len, records), np.int64, len(records))
     starts = np.cumsum(sizes) - sizes  # bytes
-    halves, dtype = np.frombuffer(joined, "<u2"), DTYPES[teacher.dtype]
+    halves, dtype = np.frombuffer(joined, "<u2"), np.dtype(DTYPES[teacher.dtype])
     headers = gather_values(halves, starts // 2, _HEADER)
     for field, expected in (("version", FORMAT_VERSION), ("dtype", _CODES[dtype]), ("width", teacher.width)):
         if (headers[field] != expected).any():

@@ -13,7 +13,7 @@ import shutil
 import threading
 from collections.abc import Iterable, Iterator
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 from array_record.python.array_record_module import ArrayRecordReader
@@ -162,7 +162,7 @@ class ShardWriter:
         self.shard_records: list[int] = []
         self._sizes = iter(sizes)
         self._size = 0
-        self._writer = None
+        self._writer: Any = None
 
     def write(self, record: bytes) -> None:
         if self._writer is None:

@@ -15,7 +15,7 @@ def choose_implementation(
     kernel: str,
     implementation: str,
     allowed: tuple[str, ...],
-    dtype,
+    dtype: jnp.dtype,
     unsupported: Callable[[str], str | None] = lambda name: None,
 ) -> str:
     """The implementation to run; ValueError where the named one cannot run on the device being compiled for.

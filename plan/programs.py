@@ -10,6 +10,7 @@ import functools
 import importlib.util
 import os
 import time
+from collections.abc import Callable
 from typing import Any, NamedTuple
 
 import jax
@@ -208,7 +209,7 @@ def compile_train_step(
     return compile_program(train_step, state, StepBatch(packed), donate=(0,))
 
 
-def compile_program(function, *arguments, donate: tuple[int, ...] = ()) -> Program:
+def compile_program(function: Callable, *arguments: Any, donate: tuple[int, ...] = ()) -> Program:
     """Traces the function for the arguments' shapes and shardings and compiles it for the devices of these."""
     traced = jax.jit(function, donate_argnums=donate).trace(*arguments)
     lowered = traced.lower()

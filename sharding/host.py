@@ -29,6 +29,6 @@ def quiet_libraries() -> None:
 
     def is_worth_showing(record) -> bool:
         ours = sysconfig.get_path("purelib") not in record.pathname
-        return ours or record.levelno >= logging.converter.STANDARD_WARNING
+        return ours or record.levelno >= logging.converter.STANDARD_WARNING  # type: ignore[attr-defined]
 
     logging.get_absl_handler().addFilter(is_worth_showing)

@@ -38,7 +38,7 @@ def initialize_processes(coordinator_address: str, num_processes: int, process_i
 
 def keep_compiled_programs(folder: pathlib.Path) -> None:
     """Compiled programs are kept in `folder` and found there by the next process, unless jax has a folder already."""
-    if jax.config.jax_compilation_cache_dir is None:
+    if jax.config.jax_compilation_cache_dir is None:  # type: ignore[attr-defined]
         jax.config.update("jax_compilation_cache_dir", str(folder))
         jax.config.update("jax_persistent_cache_min_compile_time_secs", 0.5)
 

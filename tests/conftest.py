@@ -26,6 +26,7 @@ os.environ["JAX_PERSISTENT_CACHE_MIN_ENTRY_SIZE_BYTES"] = "-1"
 
 import jax  # noqa: E402
 import pytest  # noqa: E402
+from jax.experimental.compilation_cache.compilation_cache import reset_cache  # noqa: E402
 
 from tests.peer_models import peer_models  # noqa: E402, F401
 from tests.tiny_run import tiny_data, tiny_flags, tiny_model  # noqa: E402, F401
@@ -35,18 +36,24 @@ jax.config.update("jax_numpy_rank_promotion", "raise")
 REPOSITORY = pathlib.Path(__file__).resolve().parent.parent
 SHARED_DATA = pathlib.Path(os.environ.get("ALLPAIRS_SHARED_DATA", REPOSITORY.parent / "shared" / "data"))
 
-# A test's layer follows from the fixtures that it uses, directly or through another. `make check` leaves these out;
-# plain `pytest` runs everything.
-LAYERS = {"peer": {"peer"}, "process": {"run_main", "run_processes", "start_process"}, "compile": {"tpu_compiler"}}
+# A test's layers follow from the fixtures that it uses, directly or through another, and from its folder. `make check`
+# leaves all of them out; plain `pytest` and `make test` run everything.
+LAYERS_OF_FIXTURES = {
+    "peer": "peer", "run_main": "process", "run_processes": "process", "processes": "process",
+    "tpu_compiler": "compile",
+}
+LAYERS_OF_PATHS = {"training": "numerics", "kernels": "numerics", "test_fuzz.py": "numerics"}  # under tests/
 
 
 @pytest.hookimpl(tryfirst=True)
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """Marks each test with its layers."""
+    """Marks each test with its layers; puts the folder that takes longest first, so that no worker waits at the end."""
+    paths = {item: item.path.relative_to(REPOSITORY / "tests").parts[0] for item in items}
     for item in items:
-        for layer, fixtures in LAYERS.items():
-            if fixtures & set(item.fixturenames):
-                item.add_marker(layer)
+        layers = {LAYERS_OF_FIXTURES[name] for name in item.fixturenames if name in LAYERS_OF_FIXTURES}
+        for layer in layers | {LAYERS_OF_PATHS[part] for part in (paths[item],) if part in LAYERS_OF_PATHS}:
+            item.add_marker(layer)
+    items.sort(key=lambda item: paths[item] != "training")
 
 
 def with_devices(count: int) -> dict[str, str]:
@@ -90,17 +97,22 @@ def peer(tmp_path_factory):
     return run
 
 
-@pytest.fixture(scope="session")
+@pytest.fixture
 def tpu_compiler():
-    """Skips tests that compile for TPUs if libtpu, which does that without a TPU, is not installed."""
+    """Skips tests that compile for TPUs (which needs none) if libtpu is absent. Their programs are not cached."""
     if importlib.util.find_spec("libtpu") is None:
         pytest.skip("no libtpu: pip install the version that jax[tpu] names")
+    for cached in (False, True):
+        jax.config.update("jax_enable_compilation_cache", cached)
+        reset_cache()
+        if not cached:
+            yield
 
 
 @pytest.fixture(scope="session")
-def start_process():
-    """subprocess.Popen, for tests that start processes by themselves."""
-    return subprocess.Popen
+def processes():
+    """The module subprocess, for tests that start programs other than through run_main."""
+    return subprocess
 
 
 @pytest.fixture(scope="session")

@@ -1,7 +1,6 @@
 """The recipes are lists of flags that exist, with the published values (recipes/README.md)."""
 
 import json
-import subprocess
 import sys
 
 import pytest
@@ -67,11 +66,11 @@ def test_every_recipe_is_tested():
 
 
 @pytest.mark.parametrize("recipe", EXPECTED)
-def test_recipe(recipe):
+def test_recipe(recipe, processes):
     path = REPOSITORY / "recipes" / f"{recipe}.flags"
     command = "distill" if recipe in DISTILLED or recipe.startswith("sct-distill") else "train"
     arguments = [sys.executable, "-c", PARSE, str(path), command]
-    done = subprocess.run(arguments, cwd=REPOSITORY, capture_output=True, text=True)
+    done = processes.run(arguments, cwd=REPOSITORY, capture_output=True, text=True)
     assert done.returncode == 0, done.stderr[-2000:]
     config = json.loads(done.stdout)
     assert {name: config[name] for name in EXPECTED[recipe]} == EXPECTED[recipe]

@@ -106,5 +106,5 @@ def fit_projection(
         sample = unit_length(sample)
     projection, share = principal_axes(sample, config.teacher.teacher_pca, mesh)
     logging.info("teacher_pca=%d: the axes hold %.2f%% of the variance of %d embeddings of %d numbers",
-                 config.teacher.teacher_pca, 100 * share, *sample.shape)
+                 config.teacher.teacher_pca, 100 * share, len(sample), teacher.width)
     return projection

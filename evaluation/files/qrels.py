@@ -86,7 +86,7 @@ def _named_columns(first: Line) -> Columns | None:
     for places in found.values():
         if len(places) != 1:
             raise ValueError(f"{first[0]}: a header names query-id, corpus-id and score once each: {first[1][:80]!r}")
-    return Columns(*(found[name][0] for name in BEIR), len(cells))
+    return Columns(*(found[name][0] for name in BEIR), len(cells))  # type: ignore[call-arg]
 
 
 def _usual_columns(first: Line) -> Columns:
@@ -98,4 +98,4 @@ def _usual_columns(first: Line) -> Columns:
         raise ValueError(f"{first[0]}: neither a judgement (its score {cells[-1][:80]!r} is not an integer) nor a "
                          "header of query-id, corpus-id, score")
     names = BEIR if len(cells) == len(BEIR) else TREC
-    return Columns(*(names.index(name) for name in BEIR), len(cells))
+    return Columns(*(names.index(name) for name in BEIR), len(cells))  # type: ignore[call-arg]

@@ -107,7 +107,7 @@ def read_input_and_gold(
     pairs = []
     for place, line, gold_place, gold in judged:
         fields = _checked_fields(line.split("\t"), place, num_columns)
-        pairs.append(StsPair(*_sentences(*fields[:2], place), _score(gold, gold_place, limits)))
+        pairs.append(StsPair(*_sentences(fields[0], fields[1], place), _score(gold, gold_place, limits)))
     return pairs
 
 
@@ -124,7 +124,7 @@ def read_positions(
     pairs = []
     for place, fields in rows:
         _checked_fields(fields, place, num_columns)
-        pairs.append(_pair(*(fields[position] for position in positions), place, limits))
+        pairs.append(_pair(*(fields[position] for position in positions), place, limits))  # type: ignore[call-arg]
     if not pairs:
         raise ValueError(f"{path} has no lines")
     return pairs

@@ -12,7 +12,7 @@ Legend: n = pairs of a split, d = embedding width.
 
 import functools
 import pathlib
-from typing import TYPE_CHECKING, NamedTuple
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
 from absl import logging
@@ -51,11 +51,11 @@ class TransferScores(NamedTuple):
     strength: float  # the chosen C
 
 
-def sicke_features(u, v):  # numpy or JAX arrays [m, d]
+def sicke_features(u: Any, v: Any) -> list[Any]:  # numpy or JAX arrays [m, d]
     return [abs(u - v), u * v]
 
 
-def snli_features(u, v):
+def snli_features(u: Any, v: Any) -> list[Any]:
     return [u, v, u * v, abs(u - v)]
 
 
@@ -137,7 +137,7 @@ def _embed(encode: EncodeFunction, pairs: list[LabelledPair], normalize: bool) -
     sides = [embeddings_of(encode, [pair[side] for pair in pairs]) for side in (0, 1)]
     if normalize:
         sides = [unit_length(side) for side in sides]
-    return Pairs(*sides, np.array([pair.label for pair in pairs]))
+    return Pairs(*sides, np.array([pair.label for pair in pairs]))  # type: ignore[call-arg]
 
 
 def _read_splits(data_dir: str, name: str) -> dict[str, list[LabelledPair]]:

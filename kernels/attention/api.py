@@ -5,7 +5,7 @@ Legend: r rows, L tokens per row, D hidden size, h heads, d = D / h.
 
 import functools
 from types import ModuleType
-from typing import Literal, NamedTuple
+from typing import Literal, NamedTuple, get_args
 
 import jax
 import jax.numpy as jnp
@@ -46,7 +46,7 @@ def attend(
     """
     _check(qkv, segments, num_heads)
     chosen = choose_implementation(
-        "attend", implementation, Implementation.__args__, qkv.dtype,
+        "attend", implementation, get_args(Implementation), qkv.dtype,
         lambda name: tpu.unsupported(qkv, num_heads, device_kind()) if name == "tpu" else None)
     if chosen == "reference":
         return reference.attend(qkv, segments, dropout, num_heads=num_heads, rate=rate)

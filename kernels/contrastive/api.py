@@ -20,7 +20,7 @@ Legend: b query rows, N keys, D embedding width; W devices, n keys of one device
 """
 
 import functools
-from typing import Literal, NamedTuple
+from typing import Literal, NamedTuple, get_args
 
 import jax
 import jax.numpy as jnp
@@ -174,7 +174,7 @@ def choose(kernel: str, implementation: Implementation, queries: jax.Array) -> s
     def unsupported(name: str) -> str | None:
         return _hopper().refusal(queries.shape[1], queries.dtype) if name == "hopper" else None
 
-    return choose_implementation(kernel, implementation, Implementation.__args__, queries.dtype, unsupported)
+    return choose_implementation(kernel, implementation, get_args(Implementation), queries.dtype, unsupported)
 
 
 def _hopper():

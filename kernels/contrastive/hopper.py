@@ -95,7 +95,7 @@ def default_blocks(width: int, *, gradient: bool, most_keys: int = 128) -> Block
                      f"with {blocks.keys} keys, more than {SHARED_BYTES}: use implementation='xla'")
 
 
-def refusal(width: int, dtype) -> str | None:
+def refusal(width: int, dtype: jnp.dtype) -> str | None:
     """Why the operands are none for these kernels, or None."""
     if dtype != jnp.bfloat16:
         return f"it takes bfloat16, not {dtype}"

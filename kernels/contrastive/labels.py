@@ -54,7 +54,7 @@ def pair_labels(
     return PairLabels(rows, jnp.stack([key_text, anchor_text], axis=1))
 
 
-def is_left_out(row_fields, key_fields, columns: jax.Array) -> jax.Array:
+def is_left_out(row_fields: tuple, key_fields: tuple, columns: jax.Array) -> jax.Array:
     """True where the pair (i, j) is no candidate: an empty slot, or a false negative of row i.
 
     A key is a false negative where its text is the row's positive or the row's query, or where it is the positive of
@@ -66,7 +66,7 @@ def is_left_out(row_fields, key_fields, columns: jax.Array) -> jax.Array:
     return _is_same_text(row_fields, key_fields, columns) | _is_empty(row_fields, key_fields)
 
 
-def is_false_negative(row_fields, key_fields, columns: jax.Array) -> jax.Array:
+def is_false_negative(row_fields: tuple, key_fields: tuple, columns: jax.Array) -> jax.Array:
     """True where is_left_out is, but for the empty slots. (Mosaic GPU has no negation of a mask.)"""
     return _is_same_text(row_fields, key_fields, columns) & (key_fields[0] != EMPTY) & (row_fields[0] != EMPTY)
 

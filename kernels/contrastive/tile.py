@@ -96,7 +96,7 @@ def share(maximum: jax.Array | None, lse: jax.Array, shift: float | None) -> jax
     return jnp.exp((maximum if shift is None else shift) - finite(lse))
 
 
-def finite(maximum):
+def finite(maximum: jax.Array) -> jax.Array:
     """The maximum, or 0 where there was no candidate, so that exp(-inf - maximum) is 0 and not NaN."""
     return jnp.where(maximum == -jnp.inf, 0.0, maximum)
 
@@ -134,7 +134,9 @@ def no_statistics(shape: tuple[int, ...]) -> RowStatistics:
     return RowStatistics(jnp.full(shape, -jnp.inf, jnp.float32), jnp.zeros(shape, jnp.float32))
 
 
-def add_statistics(statistics: RowStatistics, scores: jax.Array, fields, inside: jax.Array | None = None):
+def add_statistics(
+    statistics: RowStatistics, scores: jax.Array, fields: tuple | None, inside: jax.Array | None = None
+) -> RowStatistics:
     """The statistics [r, 1] with the tile's scores [r, c] added, -inf where a pair is no candidate.
 
     fields are the arguments of is_left_out, or None without labels; `inside` is False where a block overhangs.

@@ -37,7 +37,9 @@ def default_blocks(num_rows: int, num_keys: int) -> tuple[int, int]:
     return min(num_rows, _power_of_two_below(tile_size // column_block)), column_block
 
 
-def strip_blocks(num_rows: int, num_keys: int, dtype, row_block: int | None = None) -> tuple[int, int] | None:
+def strip_blocks(
+    num_rows: int, num_keys: int, dtype: jnp.dtype, row_block: int | None = None
+) -> tuple[int, int] | None:
     """(r, c) of `sum_and_gradients`: the whole block where it is no larger than a tile, else strips of equal height.
 
     None where strips of the least height that pays are too large; of a height that is asked for (row_block), none is.

@@ -8,7 +8,7 @@ Legend: b rows of this device, B of all devices; N queue rows, n of this device;
 """
 
 import functools
-from typing import Literal, NamedTuple
+from typing import Literal, NamedTuple, get_args
 
 import jax
 import jax.numpy as jnp
@@ -115,7 +115,7 @@ def queue_sums(
     """
     all_embeddings = embeddings if axis_name is None else all_gather_with_gradient(embeddings, axis_name)
     _check(references, all_embeddings, queue, reference_temperature, temperature)
-    chosen = choose_implementation("queue_kl", implementation, Implementation.__args__, queue.dtype)
+    chosen = choose_implementation("queue_kl", implementation, get_args(Implementation), queue.dtype)
     references, queue = jax.lax.stop_gradient((references, queue))
     with jax.named_scope("queue_sums"):
         if chosen == "reference":

@@ -4,6 +4,7 @@ Both ways keep every bit: a checkpoint of float16 or bfloat16 is widened to floa
 tensors that an encoder has no use for (pretraining heads, buffers) are carried along.
 """
 
+import pathlib
 from dataclasses import dataclass
 
 from absl import logging
@@ -36,7 +37,7 @@ def convert(config: ConvertConfig) -> None:
     logging.info("converted %s to %s", folder, config.target)
 
 
-def write_hugging_face(folder, model: LoadedModel) -> None:
+def write_hugging_face(folder: pathlib.Path, model: LoadedModel) -> None:
     """Writes config.json, weights and modules beside the tokenizer, as sentence-transformers lays them out.
 
     Tensors have the dtypes that they were stored in.

@@ -140,7 +140,7 @@ def write_modules(folder: Path, config: ModelConfig) -> list[Path]:
     flags = {key: mode == pooling for key, mode in _POOLING_FLAGS.items()}
     size = config.encoder.hidden_size
     write_json(folder / "1_Pooling" / "config.json", {"word_embedding_dimension": size, **flags})
-    dense_folders = [folder / module["path"] for module in listed if module["path"].endswith("_Dense")]
+    dense_folders = [folder / module["path"] for module in listed if str(module["path"]).endswith("_Dense")]
     names = {ours: theirs for theirs, ours in _ACTIVATIONS.items()}
     for place, head in zip(dense_folders, dense):
         write_json(place / "config.json", {

@@ -2,15 +2,14 @@
 
 import json
 import os
-import subprocess
 import sys
 
 from tests.conftest import REPOSITORY
 
 
-def test_contrastive_cpu():
+def test_contrastive_cpu(processes):
     environment = {key: value for key, value in os.environ.items() if key != "XLA_FLAGS"}
-    done = subprocess.run(
+    done = processes.run(
         [sys.executable, "-m", "benchmarks.contrastive_cpu", "--rows=96", "--keys=160", "--width=32", "--repeats=2",
          "--threads=1"], cwd=REPOSITORY, env=environment, capture_output=True, text=True)
     assert done.returncode == 0, done.stdout[-2000:] + done.stderr[-4000:]

@@ -1,7 +1,6 @@
 """The benchmark of the GPU where there is none, and its report from numbers that are given."""
 
 import json
-import subprocess
 import sys
 
 import jax
@@ -18,14 +17,14 @@ from tests.conftest import REPOSITORY, with_devices
     ([], "no Hopper GPU: the first device is 'cpu'"),
     (["--rows=256", "--columns=128"], "--columns=128 is below --rows=256"),
 ])
-def test_it_says_why_it_cannot_run(flags, message):
-    done = subprocess.run([sys.executable, "-m", "benchmarks.contrastive_gpu", *flags], cwd=REPOSITORY,
+def test_it_says_why_it_cannot_run(flags, message, processes):
+    done = processes.run([sys.executable, "-m", "benchmarks.contrastive_gpu", *flags], cwd=REPOSITORY,
                           env=with_devices(1), capture_output=True, text=True)
     assert done.returncode == 1 and message in done.stderr.splitlines()[-1] and not done.stdout
 
 
-def test_an_unknown_flag_is_a_usage_error():
-    done = subprocess.run([sys.executable, "-m", "benchmarks.contrastive_gpu", "rows=1"], cwd=REPOSITORY,
+def test_an_unknown_flag_is_a_usage_error(processes):
+    done = processes.run([sys.executable, "-m", "benchmarks.contrastive_gpu", "rows=1"], cwd=REPOSITORY,
                           env=with_devices(1), capture_output=True, text=True)
     assert done.returncode == 2 and "not a flag: 'rows=1'" in done.stderr
 

@@ -59,8 +59,8 @@ def wait_until(condition) -> bool:
 @pytest.mark.parametrize("number, status", [
     (signal.SIGTERM, 128 + signal.SIGTERM), (signal.SIGHUP, 128 + signal.SIGHUP), (signal.SIGINT, None),
     (signal.SIGKILL, -signal.SIGKILL)])
-def test_nothing_outlives_a_benchmark_that_is_killed(tmp_path, what, number, status):
-    benchmark = subprocess.Popen([sys.executable, "-c", BENCHMARK, what, str(tmp_path), WORKER], cwd=REPOSITORY,
+def test_nothing_outlives_a_benchmark_that_is_killed(tmp_path, what, number, status, processes):
+    benchmark = processes.Popen([sys.executable, "-c", BENCHMARK, what, str(tmp_path), WORKER], cwd=REPOSITORY,
                                  stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
     pids = [int(word) for word in re.findall(r"\d+", benchmark.stdout.readline())]
     assert len(pids) == 2 and all(map(is_running, pids))

@@ -17,7 +17,6 @@ from benchmarks.machine import has_bfloat16
 from benchmarks.texts import SPEED_FILES
 from inference.encoder import Encoder
 
-pytestmark = pytest.mark.peer
 REPOSITORY = pathlib.Path(__file__).resolve().parents[2]
 
 

@@ -284,7 +284,7 @@ def test_bad_flags(run_main, tmp_path, flag, wanted):
     assert done.returncode == 2 and wanted in done.stderr.splitlines()[-1]
 
 
-def test_killed_midway_then_the_same_command_completes(folders, model):
+def test_killed_midway_then_the_same_command_completes(folders, model, processes):
     """kill -9 at three moments: nothing half-written is taken for finished, and no worker process survives."""
     source, out = folders
     sizes = {"a.jsonl": 5_000, "b.jsonl": 5_000, "c.jsonl": 90_000}  # c is some seconds' work, in several blocks
@@ -294,7 +294,7 @@ def test_killed_midway_then_the_same_command_completes(folders, model):
                f"--data_dir={out}", "--workers=2"]
     moments = [out / "a.jsonl.partial", out / "a.jsonl" / "manifest.json", out / "c.jsonl.partial"]
     for moment in moments:
-        process = subprocess.Popen(command, cwd=REPOSITORY, stderr=subprocess.DEVNULL, stdout=subprocess.DEVNULL)
+        process = processes.Popen(command, cwd=REPOSITORY, stderr=subprocess.DEVNULL, stdout=subprocess.DEVNULL)
         while process.poll() is None and not moment.exists():
             time.sleep(0.005)
         workers = child_processes(process.pid)
@@ -303,7 +303,7 @@ def test_killed_midway_then_the_same_command_completes(folders, model):
         for manifest in out.glob("*.jsonl/manifest.json"):
             assert json.loads(manifest.read_text())["examples"] == sizes[manifest.parent.name]
         assert_end(workers)
-    subprocess.run(command, cwd=REPOSITORY, check=True, capture_output=True)
+    processes.run(command, cwd=REPOSITORY, check=True, capture_output=True)
     assert not list(out.rglob("*.partial"))
     for name, size in sizes.items():
         reader = open_dataset(out, name)

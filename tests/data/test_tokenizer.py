@@ -178,7 +178,6 @@ def check_equal_transformers(peer, folders, tmp_path):
             assert one == other, (folder.name, text)
 
 
-@pytest.mark.peer
 def test_settings_beside_tokenizer_json_are_read_as_transformers_reads_them(minilm, peer, tmp_path):
     values = {"do_lower_case": (None, True, False), "strip_accents": ("", None, True, False),
               "tokenize_chinese_chars": (None, True, False)}
@@ -200,7 +199,6 @@ def test_settings_beside_tokenizer_json_are_read_as_transformers_reads_them(mini
     assert load_tokenizer(cased).encode(["HELLO World"])[0].tolist() == [100, 100]
 
 
-@pytest.mark.peer
 def test_added_and_renamed_tokens(minilm, roberta_folder, peer, tmp_path):
     added = {"[COVID]": 30522, "sarscov": 30523}
     renamed = (minilm / "vocab.txt").read_text().replace("[CLS]\n", "<cls>\n").replace("[PAD]\n", "<blank>\n")
@@ -249,7 +247,6 @@ def test_added_and_renamed_tokens(minilm, roberta_folder, peer, tmp_path):
         assert (tokenizer.prefix_id, tokenizer.suffix_id, tokenizer.pad_id) == (101, 102, 0)
 
 
-@pytest.mark.peer
 def test_lower_casing_of_sentence_transformers(minilm, roberta_folder, peer, tmp_path):
     """do_lower_case beside a cased tokenizer is part of the tokenizer, and added tokens stay as they are."""
     lower = {"max_seq_length": 40, "do_lower_case": True}

@@ -118,7 +118,7 @@ def folder(minilm, tmp_path_factory):
 def answer(folder, peer):
     """What RUN says, and mteb's scores of each task from its file in the folder that a submission needs."""
     if missing := peer(MISSING):
-        pytest.skip(f"the peer environment lacks {', '.join(missing)}: `make peer` completes .venv-peer")
+        pytest.skip(f"the peer environment lacks {', '.join(missing)}: `make test-mteb` installs them")
     answer = peer(RUN, repository=str(REPOSITORY), model=str(folder / "model"), sts=str(folder / "local.tsv"),
                   documents=DOCUMENTS, queries=QUERIES, output=str(folder / "output"))
     revision = Encoder.load(folder / "model").fingerprint()

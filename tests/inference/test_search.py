@@ -124,7 +124,7 @@ np.savez(f"{folder}/found-{process}.npz", scores=scores, documents=documents)
 """
 
 
-def test_two_processes_find_the_same_as_one(tmp_path):
+def test_two_processes_find_the_same_as_one(tmp_path, processes):
     generator = np.random.default_rng(5)
     queries, corpus = unit_rows(generator, 6, 8), unit_rows(generator, 401, 8)
     np.savez(tmp_path / "data.npz", queries=queries, corpus=corpus)
@@ -132,7 +132,7 @@ def test_two_processes_find_the_same_as_one(tmp_path):
         probe.bind(("localhost", 0))
         port = probe.getsockname()[1]
     started = [
-        subprocess.Popen([sys.executable, "-c", PROCESS, str(tmp_path), str(port), str(process)], cwd=REPOSITORY,
+        processes.Popen([sys.executable, "-c", PROCESS, str(tmp_path), str(port), str(process)], cwd=REPOSITORY,
                          env=with_devices(2), stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True)
         for process in range(2)
     ]

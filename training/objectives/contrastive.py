@@ -5,7 +5,7 @@ block (b = p m), K texts per example, n examples, D embedding width.
 """
 
 import math
-from typing import Literal
+from typing import Literal, get_args
 
 import jax
 import jax.numpy as jnp
@@ -101,8 +101,8 @@ def contrastive_loss(
 
     Returns: float32 scalar, and this device's share of the sums that batch_metrics takes.
     """
-    if key_exchange not in KeyExchange.__args__:
-        raise ValueError(f"key_exchange={key_exchange!r} is none of {', '.join(KeyExchange.__args__)}")
+    if key_exchange not in get_args(KeyExchange):
+        raise ValueError(f"key_exchange={key_exchange!r} is none of {', '.join(get_args(KeyExchange))}")
     texts = split_texts(embeddings.astype(dtype), texts_per_example)  # [K, b, D]
     ids = split_texts(text_ids, texts_per_example)
     queries, positives, keys = texts[0], texts[1], texts[1:].reshape(-1, texts.shape[-1])

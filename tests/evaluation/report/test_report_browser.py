@@ -3,7 +3,6 @@
 import html.parser
 import re
 import shutil
-import subprocess
 
 import pytest
 
@@ -61,14 +60,14 @@ class Charts(html.parser.HTMLParser):
 
 
 @pytest.fixture(scope="module")
-def browser():
+def browser(processes):
     """browser(page, profile) -> the DOM once all scripts have run, and what the console said."""
     program = next(filter(None, map(shutil.which, BROWSERS)), None)
     if program is None:
         pytest.skip(f"no browser: none of {', '.join(BROWSERS)} is installed (Debian: apt-get install chromium)")
 
     def open_page(page, profile):
-        done = subprocess.run(
+        done = processes.run(
             [program, "--headless", "--no-sandbox", "--disable-gpu", "--no-first-run", "--disable-sync",
              "--disable-background-networking", "--disable-component-update", f"--user-data-dir={profile}",
              "--enable-logging=stderr", "--virtual-time-budget=20000", "--dump-dom", page.as_uri()],
