@@ -63,7 +63,8 @@ class PrepareConfig:
     data_dir: str = flag(REQUIRED, "folder to write: shards, manifests, tokenizer, data_config.json")
     data_config: str = flag("", 'JSON list of {"name", "weight", "lines"}; empty: every training file')
     max_tokens_per_text: int = flag(
-        512, "tokens of a text that are stored; a longer text is counted as truncated", minimum=1, maximum=MAX_STORED_TOKENS)
+        512, "tokens of a text that are stored; a longer text is counted as truncated", minimum=1,
+        maximum=MAX_STORED_TOKENS)
     records_per_shard: int = flag(1_000_000, "examples of one shard file", minimum=1)
     max_bad_share: float = flag(0.01, "share of bad lines above which a file is an error", minimum=0, maximum=1)
     tsv: Literal["texts", "parallel"] = flag(

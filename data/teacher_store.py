@@ -29,7 +29,7 @@ from typing import Literal, NamedTuple
 
 import numpy as np
 
-from data.drawing import NO_TEXT, gather_values
+from data.drawing import NO_TEXT
 from data.files import write_json
 from data.formats import SourceFile
 from data.shards import (
@@ -37,6 +37,7 @@ from data.shards import (
     RecordReader,
     allow_open_files,
     checksum,
+    gather_values,
     read_dataset_manifest,
     read_manifest,
     text_id,
