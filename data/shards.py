@@ -1,7 +1,7 @@
 """Tokenised ArrayRecord shards: the byte format of one example, manifests, and a reader of one dataset.
 
-    DATA_DIR/manifest.json                      {"format", "tokenizer": {...}, "datasets": [{...}]}; where prompts
-                                                were given also {"prompts": {"query", "document"}}
+    DATA_DIR/manifest.json                      {"format", "tokenizer": {"fingerprint", "vocab_size"},
+                                                "datasets": [{...}], "prompts": {"query", "document"}}
     DATA_DIR/tokenizer/                         tokenizer.json and what else the tokenizer's folder had
     DATA_DIR/<dataset name>/manifest.json       counts, kind, checksums of the source and of each shard, skipped lines
     DATA_DIR/<dataset name>/00000-of-00004.arrayrecord
@@ -223,7 +223,7 @@ def checksum(path: Path) -> str:
 
 
 def read_manifest(data_dir: str | Path) -> dict:
-    """DATA_DIR/manifest.json: {"format", "tokenizer": {"fingerprint", "vocab_size"}, "datasets": [...], "prompts"?}."""
+    """DATA_DIR/manifest.json: {"format", "tokenizer", "datasets", "prompts"}, as above."""
     path = Path(data_dir) / "manifest.json"
     if not path.exists():
         if not Path(data_dir).exists():

@@ -193,7 +193,7 @@ def read_texts(source_dir: str | Path, dataset: DatasetReader, tokenizer: TextTo
       ValueError: the text ids of a line are not those of the example that it should be, or examples are left over.
     """
     options = dataset.manifest["options"]
-    source = SourceFile(Path(source_dir) / dataset.name, options["tsv_header"], options.get("tsv", "texts"))
+    source = SourceFile(Path(source_dir) / dataset.name, options["tsv_header"], options["tsv"])
     stored, number = _stored_ids(dataset), 0
     expected = next(stored)
     for block in blocks_of(source, options["max_tokens_per_text"]):

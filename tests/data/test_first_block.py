@@ -1,4 +1,4 @@
-"""Files that are not what they seem: found in the first block, before a line is tokenised, and honest ones are taken."""
+"""Files that are not what they seem are refused after their first block; honest files are taken."""
 
 import json
 import re

@@ -108,7 +108,7 @@ def test_parallel_columns(folders, model):
     assert found == [tuple(map(text_id, texts)) for texts in expected]
     assert [example.num_positives for example in reader.read(range(3))] == [2, 1, 1]
     options = {name: read_dataset_manifest(out, name)["options"] for name in ("a.tsv.gz", "b.jsonl")}
-    assert options["a.tsv.gz"]["tsv"] == "parallel" and "tsv" not in options["b.jsonl"]
+    assert options["a.tsv.gz"]["tsv"] == "parallel" and options["b.jsonl"]["tsv"] == "texts"
     (source / "b.jsonl").unlink()
     run_prepare(folders, model, tsv_header=True, max_bad_share=0.8)
     manifest = read_dataset_manifest(out, "a.tsv.gz")
