@@ -1,65 +1,98 @@
 """Text -> token ids, through the `tokenizers` library, from a model's own files.
 
-A text's tokens come without special tokens and untruncated; a row of a text is [prefix] + tokens[:max_length - 2] +
-[suffix], which is what Hugging Face's post-processors make of a single text in BERT ([CLS] .. [SEP]) and RoBERTa
-(<s> .. </s>).
+TextTokenizer.encode is the one place where a text is made ready for its tokens: prepare, teach, training and inference
+all call it. Lower-casing (do_lower_case of sentence-transformers' Transformer module included) is part of the
+tokenizer, and so of its fingerprint. Tokens come without special tokens and untruncated; a row of a text is [prefix] +
+tokens[:max_length - 2] + [suffix], which is what Hugging Face's post-processors make of a single text in BERT
+([CLS] .. [SEP]) and RoBERTa (<s> .. </s>).
+
+A folder is read as transformers 5 reads it. Its settings are tokenizer_config.json, special_tokens_map.json,
+added_tokens.json and the model_type of config.json. The classes BertTokenizer, DistilBertTokenizer, MPNetTokenizer and
+RobertaTokenizer take only the vocabulary from tokenizer.json and the rest from these settings; every other class takes
+tokenizer.json as it is.
 """
 
 import functools
 import hashlib
 import json
 import os
-import shutil
+from collections.abc import Mapping
 from pathlib import Path
+from typing import Any
 
 import numpy as np
+from absl import logging
 from tokenizers import AddedToken, Tokenizer, decoders, models, normalizers, pre_tokenizers, processors
 
-from data.files import hub_snapshot
+from data.files import hub_snapshot, read_json, write_json
 
 # Characters of a text that are tokenised. No model here reads more than 512 tokens, so the cap changes nothing that is
 # trained on, and a text of 1 MB costs what one of 100 kB does.
 MAX_TEXT_CHARACTERS = 100_000
 
-# Files that travel with tokenizer.json, so that an exported folder is complete.
-COMPANION_FILES = ("tokenizer_config.json", "special_tokens_map.json", "added_tokens.json", "vocab.txt", "vocab.json",
-                   "merges.txt", "sentencepiece.bpe.model")
-_HUB_PATTERNS = ["tokenizer.json", *COMPANION_FILES, "modules.json", "*/tokenizer.json", "config.json"]
-_PAD_NAMES = ("[PAD]", "<pad>")
-_PREFIX_NAMES = ("[CLS]", "<s>")
-_SUFFIX_NAMES = ("[SEP]", "</s>")
+# Files that decide, with tokenizer.json, which tokens a text becomes.
+COMPANION_FILES = (
+    "tokenizer_config.json", "special_tokens_map.json", "added_tokens.json", "vocab.txt", "vocab.json", "merges.txt",
+    "sentencepiece.bpe.model",
+    # of sentence-transformers' Transformer module
+    *(f"sentence_{kind}_config.json" for kind in ("bert", "roberta", "distilbert", "xlm-roberta")),
+)
+_HUB_PATTERNS = ["tokenizer.json", *COMPANION_FILES, "modules.json", "*/*.json", "*/vocab.txt", "*/merges.txt",
+                 "config.json"]
+_CLASSES = {"bert": "BertTokenizer", "distilbert": "BertTokenizer", "electra": "BertTokenizer",
+            "mpnet": "MPNetTokenizer", "roberta": "RobertaTokenizer"}  # of a model_type, if no setting names one
+_BERT_NAMES = {"unk_token": "[UNK]", "sep_token": "[SEP]", "pad_token": "[PAD]", "cls_token": "[CLS]",
+               "mask_token": "[MASK]"}
+_ROBERTA_NAMES = {"bos_token": "<s>", "eos_token": "</s>", "unk_token": "<unk>", "sep_token": "</s>",
+                  "pad_token": "<pad>", "cls_token": "<s>", "mask_token": "<mask>"}
+_NAMES = {  # the special tokens of the classes that are built from a vocabulary, if no setting renames them
+    "BertTokenizer": _BERT_NAMES,
+    "DistilBertTokenizer": _BERT_NAMES,
+    "MPNetTokenizer": _ROBERTA_NAMES | {"unk_token": "[UNK]"},
+    "RobertaTokenizer": _ROBERTA_NAMES,
+}
+_ORDER = tuple(_ROBERTA_NAMES)  # in which new special tokens get their ids
 
 
 class TextTokenizer:
-    """A `tokenizers.Tokenizer` with what training needs of it; made by `load_tokenizer`."""
+    """A `tokenizers.Tokenizer` with what training needs of it; made by `load_tokenizer`.
 
-    def __init__(self, tokenizer: Tokenizer, folder: Path | None = None):
+    names says which tokens are special, as {"cls_token": "[CLS]", ...}; BERT's and RoBERTa's are found without it.
+    """
+
+    def __init__(self, tokenizer: Tokenizer, names: Mapping[str, str] | None = None, place: str | os.PathLike = ""):
         tokenizer.no_padding()
         tokenizer.no_truncation()
         self._tokenizer = tokenizer
-        self._folder = folder
+        self._place = place  # for messages
+        self._names = {key: name for key, name in (names or {}).items() if tokenizer.token_to_id(name) is not None}
+        for name_of in (_BERT_NAMES, _ROBERTA_NAMES):
+            for key, name in name_of.items():
+                if key in _BERT_NAMES and tokenizer.token_to_id(name) is not None:
+                    self._names.setdefault(key, name)
         self.vocab_size: int = max(tokenizer.get_vocab().values()) + 1  # one more than the largest id
         self.prefix_id, self.suffix_id = self._special_pair()
-        self.pad_id: int = self._first_known(_PAD_NAMES)
+        self.pad_id: int = self._special_id("pad_token")
 
     def _special_pair(self) -> tuple[int, int]:
-        """The two tokens that the post-processor puts around a text; by name where there is no post-processor."""
+        """The two tokens that the post-processor puts around a text; by name if there is no post-processor."""
         around_nothing = self._tokenizer.encode("").ids
         if len(around_nothing) == 2:
             return around_nothing[0], around_nothing[1]
         if around_nothing:
             raise ValueError(
-                f"{self._folder}: the tokenizer puts {len(around_nothing)} special tokens around a text; "
+                f"{self._place}: the tokenizer puts {len(around_nothing)} special tokens around a text; "
                 "a prefix and a suffix are supported"
             )
-        return self._first_known(_PREFIX_NAMES), self._first_known(_SUFFIX_NAMES)
+        return self._special_id("cls_token"), self._special_id("sep_token")
 
-    def _first_known(self, names: tuple[str, ...]) -> int:
-        ids = [self._tokenizer.token_to_id(name) for name in names]
-        known = [token_id for token_id in ids if token_id is not None]
-        if not known:
-            raise ValueError(f"{self._folder}: the tokenizer has none of the tokens {', '.join(names)}")
-        return known[0]
+    def _special_id(self, key: str) -> int:
+        if key not in self._names:
+            raise ValueError(
+                f"{self._place}: the vocabulary has no {_BERT_NAMES[key]} and no {_ROBERTA_NAMES[key]}: if its {key} "
+                "has another name, give it in tokenizer_config.json"
+            )
+        return self._tokenizer.token_to_id(self._names[key])
 
     def encode(self, texts: list[str]) -> list[np.ndarray]:
         """The token ids of each text, int32, without special tokens; of its first 100,000 characters."""
@@ -75,52 +108,55 @@ class TextTokenizer:
         canonical = json.dumps(parts, sort_keys=True, ensure_ascii=False)
         return hashlib.sha256(canonical.encode()).hexdigest()
 
-    def to_folder(self, folder: str | Path) -> None:
-        """Writes tokenizer.json and the files that came with it; a tokenizer_config.json if there was none."""
+    def to_folder(self, folder: str | Path, **settings: Any) -> None:
+        """Writes tokenizer.json and a tokenizer_config.json that make transformers and us build this tokenizer.
+
+        settings are further ones, such as model_max_length. They and the names of the special tokens are all that
+        PreTrainedTokenizerFast needs: it takes tokenizer.json as it is.
+        """
         folder = Path(folder)
         folder.mkdir(parents=True, exist_ok=True)
         self._tokenizer.save(os.fspath(folder / "tokenizer.json"))
-        for name in COMPANION_FILES:
-            if self._folder is not None and (self._folder / name).exists():
-                shutil.copyfile(self._folder / name, folder / name)
-        if not (folder / "tokenizer_config.json").exists():
-            (folder / "tokenizer_config.json").write_text(json.dumps(self._minimal_config(), indent=2) + "\n")
-
-    def _minimal_config(self) -> dict:
-        """What transformers needs beside tokenizer.json: the class that takes it as it is, and the special tokens."""
-        prefix, suffix = self._tokenizer.id_to_token(self.prefix_id), self._tokenizer.id_to_token(self.suffix_id)
-        config = {
-            "tokenizer_class": "PreTrainedTokenizerFast",
-            "cls_token": prefix,
-            "sep_token": suffix,
-            "pad_token": self._tokenizer.id_to_token(self.pad_id),
-        }
-        optional = (("unk_token", "[UNK]"), ("unk_token", "<unk>"), ("mask_token", "[MASK]"), ("mask_token", "<mask>"))
-        config.update((key, token) for key, token in optional if self._tokenizer.token_to_id(token) is not None)
-        return config
+        write_json(folder / "tokenizer_config.json",
+                   {"tokenizer_class": "PreTrainedTokenizerFast", **self._names, **settings})
 
 
 def load_tokenizer(source: str | Path) -> TextTokenizer:
     """Reads a tokenizer from a folder (ours, Hugging Face's, sentence-transformers'), a tokenizer.json or a hub id.
 
     A folder has tokenizer.json, or vocab.txt (BERT), or vocab.json and merges.txt (RoBERTa). XLM-RoBERTa's
-    sentencepiece model alone is not read: its folder must have tokenizer.json.
+    sentencepiece model needs a tokenizer.json beside it. A tokenizer.json is read with the settings beside it.
     """
     path = Path(source)
-    if path.is_file():
-        return TextTokenizer(_read_tokenizer_json(path), path.parent)
-    folder = _tokenizer_folder(path if path.is_dir() else _download(str(source)))
-    if (folder / "tokenizer.json").exists():
-        return TextTokenizer(_read_tokenizer_json(folder / "tokenizer.json"), folder)
-    if (folder / "vocab.txt").exists():
-        return TextTokenizer(_bert_tokenizer(folder), folder)
-    if (folder / "vocab.json").exists() and (folder / "merges.txt").exists():
-        return TextTokenizer(_roberta_tokenizer(folder), folder)
-    advice = "a tokenizer.json, a vocab.txt (BERT), or a vocab.json and a merges.txt (RoBERTa) is needed"
-    if (folder / "sentencepiece.bpe.model").exists():
-        advice = ("a sentencepiece model is not read: write its tokenizer.json with "
-                  "transformers.AutoTokenizer.from_pretrained(FOLDER).save_pretrained(FOLDER)")
-    raise ValueError(f"no tokenizer in {folder}: {advice}")
+    folder = path.parent if path.is_file() else _tokenizer_folder(path if path.is_dir() else _download(str(source)))
+    file = path if path.is_file() else folder / "tokenizer.json"
+    settings = _read_settings(folder)
+    whole = _read_tokenizer_json(file) if file.exists() else None
+    kind = _kind(folder, whole, settings)
+    names = _special_tokens(kind, settings)
+    tokenizer = _from_vocabulary(folder, whole, kind, settings, names) if kind else whole
+    _add_tokens(tokenizer, _listed_tokens(folder, whole, settings, names), names, settings)
+    if kind:
+        _put_around(tokenizer, kind, names, settings, folder)
+    if sentence_settings(folder).get("do_lower_case") and not _has_lowercase(tokenizer.normalizer):
+        # First of all, as sentence-transformers does it; added tokens, such as [MASK], are found before.
+        after = tokenizer.normalizer
+        after = list(after) if isinstance(after, normalizers.Sequence) else [after] * (after is not None)
+        tokenizer.normalizer = normalizers.Sequence([normalizers.Lowercase(), *after])
+    return TextTokenizer(tokenizer, {key: token.content for key, token in names.items()}, folder)
+
+
+def sentence_settings(folder: Path) -> dict[str, Any]:
+    """The settings of sentence-transformers' Transformer module (sentence_bert_config.json, or named otherwise)."""
+    paths = [folder / name for name in COMPANION_FILES if name.startswith("sentence_")]
+    found = next((path for path in paths if path.exists()), None)
+    return read_json(found) if found else {}
+
+
+def _has_lowercase(normalizer: normalizers.Normalizer | None) -> bool:
+    """Whether a Lowercase is among a tokenizer's normalizers, as sentence-transformers looks for it."""
+    parts = list(normalizer) if isinstance(normalizer, normalizers.Sequence) else [normalizer]
+    return any(isinstance(part, normalizers.Lowercase) for part in parts)
 
 
 def _download(name: str) -> Path:
@@ -131,11 +167,45 @@ def _download(name: str) -> Path:
 
 def _tokenizer_folder(folder: Path) -> Path:
     """The folder itself, or the transformer part of a sentence-transformers folder that keeps it apart."""
-    if (folder / "tokenizer.json").exists() or (folder / "vocab.txt").exists() or (folder / "vocab.json").exists():
+    if any((folder / name).exists() for name in ("tokenizer.json", "vocab.txt", "vocab.json")):
         return folder
     if (folder / "modules.json").exists():
-        return folder / json.loads((folder / "modules.json").read_text())[0]["path"]
+        return folder / read_json(folder / "modules.json")[0]["path"]
     return folder
+
+
+def _read_settings(folder: Path) -> dict[str, Any]:
+    """tokenizer_config.json; special_tokens_map.json goes before it, unless it lists the added tokens itself."""
+    settings = _read_if_there(folder / "tokenizer_config.json")
+    if "added_tokens_decoder" not in settings:
+        renamed = _read_if_there(folder / "special_tokens_map.json")
+        settings |= {key: value | {"special": True} if isinstance(value, dict) else value
+                     for key, value in renamed.items()}
+    return settings
+
+
+def _read_if_there(path: Path) -> dict[str, Any]:
+    return read_json(path) if path.exists() else {}
+
+
+def _kind(folder: Path, whole: Tokenizer | None, settings: dict[str, Any]) -> str:
+    """The class to build from a vocabulary, without "Fast"; "" if tokenizer.json is taken as it is."""
+    config, ours = _read_if_there(folder / "config.json"), _read_if_there(folder / "allpairs.json")
+    family = config.get("model_type") or (ours["model"]["encoder"]["family"] if ours else "")
+    name = settings.get("tokenizer_class") or config.get("tokenizer_class") or _CLASSES.get(family, "")
+    name = name.removesuffix("Fast")
+    if whole is not None:
+        model = models.BPE if name == "RobertaTokenizer" else models.WordPiece
+        return name if name in _NAMES and isinstance(whole.model, model) else ""
+    if (folder / "vocab.txt").exists():
+        return name if name in _NAMES and name != "RobertaTokenizer" else "BertTokenizer"
+    if (folder / "vocab.json").exists() and (folder / "merges.txt").exists():
+        return "RobertaTokenizer"
+    advice = "a tokenizer.json, a vocab.txt (BERT), or a vocab.json and a merges.txt (RoBERTa) is needed"
+    if (folder / "sentencepiece.bpe.model").exists():
+        advice = ("a sentencepiece model is not read: write its tokenizer.json with "
+                  "transformers.AutoTokenizer.from_pretrained(FOLDER).save_pretrained(FOLDER)")
+    raise ValueError(f"no tokenizer in {folder}: {advice}")
 
 
 def _read_tokenizer_json(path: Path) -> Tokenizer:
@@ -145,56 +215,112 @@ def _read_tokenizer_json(path: Path) -> Tokenizer:
         raise ValueError(f"{path} is no tokenizer.json that the tokenizers library reads: {error}") from error
 
 
-def _tokenizer_config(folder: Path) -> dict:
-    path = folder / "tokenizer_config.json"
-    return json.loads(path.read_text()) if path.exists() else {}
+def _added_token(value: str | dict[str, Any]) -> AddedToken:
+    """A token as the settings write it: its content, or an object with its content and how it is found in a text."""
+    if isinstance(value, str):
+        return AddedToken(value, special=True)
+    fields = ("content", "single_word", "lstrip", "rstrip", "normalized", "special")
+    return AddedToken(**{field: value[field] for field in fields if field in value})
 
 
-def _bert_tokenizer(folder: Path) -> Tokenizer:
-    """BERT's WordPiece from vocab.txt (one token a line; its line number is its id)."""
-    config = _tokenizer_config(folder)
-    vocabulary = models.WordPiece.read_file(os.fspath(folder / "vocab.txt"))
-    return bert_tokenizer(
-        models.WordPiece(vocabulary, unk_token="[UNK]", max_input_chars_per_word=100),
-        lower_case=config.get("do_lower_case", True),
-        strip_accents=config.get("strip_accents"),
-        chinese_characters=config.get("tokenize_chinese_chars", True),
-    )
+def _special_tokens(kind: str, settings: dict[str, Any]) -> dict[str, AddedToken]:
+    """{"cls_token": ..., ...}: those of the class, and what the settings say instead."""
+    values = _NAMES.get(kind, {}) | {key: settings[key] for key in _ORDER if key in settings}
+    return {key: _added_token(values[key]) for key in _ORDER if values.get(key)}
 
 
-def bert_tokenizer(
-    model: models.WordPiece, lower_case: bool = True, strip_accents: bool | None = None, chinese_characters: bool = True
+def _from_vocabulary(
+    folder: Path, whole: Tokenizer | None, kind: str, settings: dict[str, Any], names: dict[str, AddedToken]
 ) -> Tokenizer:
-    """The pipeline of BERT around a WordPiece model that has [CLS] and [SEP] (its special tokens are added here)."""
+    """The pipeline of a class around the vocabulary of tokenizer.json, or else of the files that came before it."""
+    if kind == "RobertaTokenizer":
+        if whole is None:
+            model = models.BPE.from_file(os.fspath(folder / "vocab.json"), os.fspath(folder / "merges.txt"))
+        else:
+            content = json.loads(whole.to_str())["model"]
+            model = models.BPE(content["vocab"], [tuple(pair) for pair in content["merges"]])
+        tokenizer = Tokenizer(model)
+        tokenizer.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=settings.get("add_prefix_space", False))
+        tokenizer.decoder = decoders.ByteLevel()
+        return tokenizer
+    if whole is None:  # one token per line; its line number is its id
+        vocabulary = models.WordPiece.read_file(os.fspath(folder / "vocab.txt"))
+    else:
+        vocabulary = whole.get_vocab(with_added_tokens=False)
+    unknown = names["unk_token"].content
+    return _bert_pipeline(models.WordPiece(vocabulary, unk_token=unknown, max_input_chars_per_word=100), settings)
+
+
+def _bert_pipeline(model: models.WordPiece, settings: dict[str, Any]) -> Tokenizer:
     tokenizer = Tokenizer(model)
     tokenizer.normalizer = normalizers.BertNormalizer(
-        clean_text=True, handle_chinese_chars=chinese_characters, strip_accents=strip_accents, lowercase=lower_case
+        clean_text=True, handle_chinese_chars=settings.get("tokenize_chinese_chars", True),
+        strip_accents=settings.get("strip_accents"), lowercase=settings.get("do_lower_case", True),
     )
     tokenizer.pre_tokenizer = pre_tokenizers.BertPreTokenizer()
     tokenizer.decoder = decoders.WordPiece(prefix="##")
-    special = ["[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]"]
-    tokenizer.add_special_tokens([token for token in special if tokenizer.token_to_id(token) is not None])
-    prefix, suffix = tokenizer.token_to_id("[CLS]"), tokenizer.token_to_id("[SEP]")
-    if prefix is None or suffix is None:
-        raise ValueError("the WordPiece vocabulary has no [CLS] or no [SEP]")
-    tokenizer.post_processor = processors.BertProcessing(("[SEP]", suffix), ("[CLS]", prefix))
     return tokenizer
 
 
-def _roberta_tokenizer(folder: Path) -> Tokenizer:
-    """RoBERTa's byte-level BPE from vocab.json and merges.txt."""
-    add_prefix_space = _tokenizer_config(folder).get("add_prefix_space", False)
-    tokenizer = Tokenizer(models.BPE.from_file(os.fspath(folder / "vocab.json"), os.fspath(folder / "merges.txt")))
-    tokenizer.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=add_prefix_space)
-    tokenizer.decoder = decoders.ByteLevel()
-    special = [AddedToken(token, special=True, normalized=False) for token in ("<s>", "<pad>", "</s>", "<unk>")]
-    # <mask> takes the space before it, as in RoBERTa's pre-training.
-    special.append(AddedToken("<mask>", special=True, normalized=False, lstrip=True))
-    tokenizer.add_special_tokens([token for token in special if tokenizer.token_to_id(token.content) is not None])
-    prefix, suffix = tokenizer.token_to_id("<s>"), tokenizer.token_to_id("</s>")
-    if prefix is None or suffix is None:
-        raise ValueError(f"{folder / 'vocab.json'} has no <s> or no </s>")
-    tokenizer.post_processor = processors.RobertaProcessing(
-        ("</s>", suffix), ("<s>", prefix), add_prefix_space=add_prefix_space
-    )
+def bert_tokenizer(model: models.WordPiece) -> Tokenizer:
+    """The lower-casing pipeline of BERT around a WordPiece model that has BERT's special tokens."""
+    tokenizer, names = _bert_pipeline(model, {}), _special_tokens("BertTokenizer", {})
+    _add_tokens(tokenizer, {}, names, {})
+    _put_around(tokenizer, "BertTokenizer", names, {}, "the WordPiece model")
     return tokenizer
+
+
+def _listed_tokens(
+    folder: Path, whole: Tokenizer | None, settings: dict[str, Any], names: dict[str, AddedToken]
+) -> dict[int, AddedToken]:
+    """The added tokens that the files list, by id."""
+    if "added_tokens_decoder" in settings:
+        return {int(number): _added_token(value) for number, value in settings["added_tokens_decoder"].items()}
+    listed, special = {}, {token.content for token in [*names.values(), *_extra_tokens(settings)]}
+    for content, number in _read_if_there(folder / "added_tokens.json").items():
+        listed[number] = AddedToken(content, normalized=content not in special, special=content in special)
+    return listed | (whole.get_added_tokens_decoder() if whole else {})
+
+
+def _extra_tokens(settings: dict[str, Any]) -> list[AddedToken]:
+    """Special tokens that have no role."""
+    extra = settings.get("extra_special_tokens") or settings.get("additional_special_tokens") or []
+    return [_added_token(value) for value in (extra.values() if isinstance(extra, dict) else extra)]
+
+
+def _add_tokens(
+    tokenizer: Tokenizer, listed: dict[int, AddedToken], names: dict[str, AddedToken], settings: dict[str, Any]
+) -> None:
+    """Adds the tokens that are found whole in a text; one that the vocabulary lacks gets the next id."""
+    tokens = {listed[number].content: listed[number] for number in sorted(listed)}
+    known = tokens.keys() | {token.content for token in tokenizer.get_added_tokens_decoder().values()}
+    # A name that only the class gives is not added to a vocabulary without it: the model has no embedding for it.
+    vocabulary = tokenizer.get_vocab(with_added_tokens=False)
+    wanted = [token for key, token in names.items() if key in settings or token.content in vocabulary]
+    for token in [*wanted, *_extra_tokens(settings)]:
+        if token.content not in known:
+            tokens.setdefault(token.content, token)
+    for token in names.values():
+        if token.content in tokens:
+            tokens[token.content].special = True
+    tokenizer.add_tokens(list(tokens.values()))
+    for number, token in listed.items():
+        if (found := tokenizer.token_to_id(token.content)) != number:
+            logging.warning("the added token %r has the id %d, not %d as its file says, as transformers has it",
+                            token.content, found, number)
+
+
+def _put_around(
+    tokenizer: Tokenizer, kind: str, names: dict[str, AddedToken], settings: dict[str, Any], place: str | os.PathLike
+) -> None:
+    """Makes the post-processor that puts the class token before a text and the separator after it."""
+    around = [(names[key].content, tokenizer.token_to_id(names[key].content)) for key in ("sep_token", "cls_token")]
+    missing = [name for name, number in around if number is None]
+    if missing:
+        raise ValueError(f"{place}: the vocabulary has no {' and no '.join(reversed(missing))}: if the token has "
+                         "another name, give it as cls_token or sep_token in tokenizer_config.json")
+    if kind == "RobertaTokenizer":
+        tokenizer.post_processor = processors.RobertaProcessing(
+            *around, add_prefix_space=settings.get("add_prefix_space", False))
+    else:
+        tokenizer.post_processor = processors.BertProcessing(*around)

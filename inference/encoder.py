@@ -129,8 +129,6 @@ class Encoder:
 
     def _tokenize(self, texts: list[str]) -> list[np.ndarray]:
         """[prefix] + tokens, truncated + [suffix] of each text."""
-        if self.config.lower_case:
-            texts = [text.lower() for text in texts]
         prefix, suffix = np.int32([self.tokenizer.prefix_id]), np.int32([self.tokenizer.suffix_id])
         room = self.config.max_length - 2
         return [np.concatenate([prefix, tokens[:room], suffix]) for tokens in self.tokenizer.encode(texts)]

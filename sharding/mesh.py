@@ -1,6 +1,6 @@
 """The device mesh, multi-process start-up, and how host arrays become global ones.
 
-Legend: B = global batch, P = packing blocks of the global batch, p = blocks on one host.
+Legend: P packing blocks in the global batch, p on the devices of this process.
 """
 
 import pathlib

@@ -4,6 +4,7 @@ Tests that compare with transformers or sentence-transformers run those in a pro
 our top-level `kernels` package shadows one that transformers probes for.
 """
 
+import importlib.util
 import json
 import os
 import pathlib
@@ -18,6 +19,10 @@ os.environ["TPU_SKIP_MDS_QUERY"] = "1"
 os.environ["TPU_WORKER_HOSTNAMES"] = "localhost"
 os.environ["ALLOW_MULTIPLE_LIBTPU_LOAD"] = "1"  # libtpu only compiles: two test runs may use it at once
 os.environ["HF_HUB_OFFLINE"] = "1"
+# Programs are compiled once for all tests, the processes that they start, and the workers of pytest-xdist.
+os.environ["JAX_COMPILATION_CACHE_DIR"] = str(pathlib.Path(__file__).resolve().parent.parent / ".pytest_cache" / "jax")
+os.environ["JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS"] = "0"
+os.environ["JAX_PERSISTENT_CACHE_MIN_ENTRY_SIZE_BYTES"] = "-1"
 
 import jax  # noqa: E402
 import pytest  # noqa: E402
@@ -29,6 +34,19 @@ jax.config.update("jax_numpy_rank_promotion", "raise")
 
 REPOSITORY = pathlib.Path(__file__).resolve().parent.parent
 SHARED_DATA = pathlib.Path(os.environ.get("ALLPAIRS_SHARED_DATA", REPOSITORY.parent / "shared" / "data"))
+
+# A test's layer follows from the fixtures that it uses, directly or through another. `make check` leaves these out;
+# plain `pytest` runs everything.
+LAYERS = {"peer": {"peer"}, "process": {"run_main", "run_processes", "start_process"}, "compile": {"tpu_compiler"}}
+
+
+@pytest.hookimpl(tryfirst=True)
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Marks each test with its layers."""
+    for item in items:
+        for layer, fixtures in LAYERS.items():
+            if fixtures & set(item.fixturenames):
+                item.add_marker(layer)
 
 
 def with_devices(count: int) -> dict[str, str]:
@@ -70,6 +88,19 @@ def peer(tmp_path_factory):
         return json.loads(output.read_text())
 
     return run
+
+
+@pytest.fixture(scope="session")
+def tpu_compiler():
+    """Skips tests that compile for TPUs if libtpu, which does that without a TPU, is not installed."""
+    if importlib.util.find_spec("libtpu") is None:
+        pytest.skip("no libtpu: pip install the version that jax[tpu] names")
+
+
+@pytest.fixture(scope="session")
+def start_process():
+    """subprocess.Popen, for tests that start processes by themselves."""
+    return subprocess.Popen
 
 
 @pytest.fixture(scope="session")

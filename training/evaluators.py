@@ -31,7 +31,7 @@ class Evaluation(NamedTuple):
     selected: float | None  # what selects the exported model; the larger, the better
 
 
-TargetFunction = Callable[[list[str]], np.ndarray]  # n texts -> [n, d], what the teacher asks of the student
+TargetFunction = Callable[[list[str]], np.ndarray]  # n texts -> [n, D], what the teacher asks of the student
 
 
 def make_evaluator(

@@ -1,6 +1,6 @@
 """Gradient caching: the exact gradient over a batch whose activations do not fit (Gao et al. 2021, 2101.06983).
 
-Legend: p packing blocks on this device, e of them encoded at a time, T texts a block, d embedding width.
+Legend: p packing blocks on this device, e of them encoded at a time, T texts per block, D embedding width.
 """
 
 from collections.abc import Callable
@@ -15,7 +15,7 @@ from sharding.mesh import check_divides
 
 def value_and_grad_in_parts(
     encode: Callable[[Any, PackedTexts, jax.Array], jax.Array],  # (parameters, packed [e, ...], index of first block)
-    loss: Callable[[Any, jax.Array], tuple[jax.Array, Any]],  # (parameters, all embeddings [p, T, d])
+    loss: Callable[[Any, jax.Array], tuple[jax.Array, Any]],  # (parameters, all embeddings [p, T, D])
     parameters: Any,
     packed: PackedTexts,  # [p, ...]
     encode_blocks: int,  # e
@@ -24,8 +24,8 @@ def value_and_grad_in_parts(
 
     1. Encode part by part, keeping only the embeddings. 2. Loss and its gradient by the embeddings, once, with all
     their collectives (and by parameters that the loss has of its own). 3. Encode again, part by part, each with its
-    share of that gradient, and add up. Forward passes are done twice: 4/3 of the arithmetic. `encode` must give the
-    same embeddings both times, dropout included.
+    share of that gradient, and add up. The forward pass runs twice: 4/3 of the arithmetic. `encode` must give the same
+    embeddings both times, dropout included.
 
     Raises:
       ValueError: e does not divide p.
@@ -47,7 +47,7 @@ def value_and_grad_in_parts(
 def encode_in_parts(
     encode: Callable[[Any, PackedTexts, jax.Array], jax.Array], parameters: Any, packed: PackedTexts, encode_blocks: int
 ) -> jax.Array:
-    """The embeddings [p, T, d] of the blocks, e at a time; no gradient is to be taken of them."""
+    """The embeddings [p, T, D] of the blocks, e at a time; take no gradient of them."""
     with jax.named_scope("encode_without_gradient"):
         embeddings = jax.lax.map(lambda part: encode(parameters, *part), split_parts(packed, encode_blocks))
         return embeddings.reshape(-1, *embeddings.shape[2:])

@@ -1,7 +1,7 @@
 """Metrics as JSON lines and, if asked for, TensorBoard.
 
 WORKDIR/metrics.jsonl holds one object a line, in step order: training lines ({"step", "loss", "accuracy_at_1", ...};
-losses.batch_metrics, reporter.py) and evaluation lines ({"step", "sts_spearman", "heldout_mrr@10", ...}).
+objectives, reporter.py) and evaluation lines ({"step", "sts_spearman", "heldout_mrr@10", ...}).
 """
 
 import json

@@ -48,7 +48,7 @@ def make_optimizer(settings: OptimizerSettings, schedule: optax.Schedule) -> opt
 
 
 def scale_by_uncorrected_adam(b1: float, b2: float, epsilon: float) -> optax.GradientTransformation:
-    """m / (sqrt(v) + epsilon) of the moments as they are; optax has it with bias correction alone."""
+    """m / (sqrt(v) + epsilon) of the moments as they are; optax has it with bias correction only."""
 
     def update(gradient, state, parameters=None):
         del parameters

@@ -1,7 +1,7 @@
 """One training step: packed rows in, updated parameters out; what it minimises is an objective (objective.py).
 
-Legend: P = packing blocks of the global batch, p = blocks on this device, R = rows a block, L = tokens a row,
-T = texts a block, d = embedding width.
+Legend: P packing blocks in the global batch, p on this device, R rows per block, L tokens per row, T texts per block,
+D embedding width.
 """
 
 import functools
@@ -74,7 +74,7 @@ def make_loss_and_gradient(
                 dropout=None if seed is None else DropoutSeed(seed, step),
                 first_block=lax.axis_index(DATA_AXIS) * blocks + first_block,
                 attention_implementation=attention_implementation,
-            )  # [p, T, d]
+            )  # [p, T, D]
 
         def share_of_loss(parameters, embeddings):
             seen = Embedded(embeddings, references, batch.targets, packed.text_ids, texts_per_example, step)

@@ -1,7 +1,7 @@
 """The frozen teacher of a distillation: its embeddings of a batch, stored beside the data or computed in each step.
 
-Legend: P packing blocks of the global batch, T texts a block, n stored texts an example, m examples a block, d_t the
-teacher's width.
+Legend: P packing blocks in the global batch, m examples per block, n stored texts per example, D_t width of the
+teacher's embeddings.
 """
 
 import dataclasses
@@ -27,18 +27,18 @@ from sharding.mesh import DATA_AXIS, replicate
 from training.feed import Fed
 from training.gradient_caching import encode_in_parts
 from training.objectives.mse import principal_axes
-from training.settings import DistillConfig
+from training.settings import TrainConfig
 
 
 class Teacher(NamedTuple):
-    width: int  # d_t
+    width: int  # D_t
     fingerprint: str
     stored: bool  # beside the data, where the loader reads them
-    of_batch: Callable[[Fed], jax.Array]  # [P, n m, d_t] float32, on the mesh; not normalised
-    encode: Callable[[list[str]], np.ndarray]  # k texts -> [k, d_t] float32; not normalised
+    of_batch: Callable[[Fed], jax.Array]  # [P, n m, D_t] float32, on the mesh; not normalised
+    encode: Callable[[list[str]], np.ndarray]  # n texts -> [n, D_t] float32; not normalised
 
 
-def set_up_teacher(config: DistillConfig, mesh: Mesh, tokenizer: TextTokenizer, datasets: Iterable[str]) -> Teacher:
+def set_up_teacher(config: TrainConfig, mesh: Mesh, tokenizer: TextTokenizer, datasets: Iterable[str]) -> Teacher:
     """Loads the teacher and decides where its embeddings of the batches come from.
 
     Raises:
@@ -88,9 +88,9 @@ def set_up_teacher(config: DistillConfig, mesh: Mesh, tokenizer: TextTokenizer, 
 
 
 def fit_projection(
-    config: DistillConfig, teacher: Teacher, feed: Iterable[Fed], num_examples: int, mesh: Mesh
+    config: TrainConfig, teacher: Teacher, feed: Iterable[Fed], num_examples: int, mesh: Mesh
 ) -> np.ndarray:
-    """V^T [d_t, teacher_pca]: the principal axes of the teacher's embeddings of the first texts of the first batches.
+    """V^T [D_t, teacher_pca]: the principal axes of the teacher's embeddings of the first texts of the first batches.
 
     Raises ValueError for more axes than the sample or the teacher's embeddings allow.
     """

@@ -1,6 +1,5 @@
 """The numbers of benchmarks/attention_tpu.py at a small size, and the counter of HBM traffic on a known program."""
 
-import importlib.util
 
 import pytest
 
@@ -46,8 +45,7 @@ def test_traffic_of_a_loop_is_refused():
         hbm_bytes(KNOWN.replace(" fusion(", " while("))
 
 
-@pytest.mark.skipif(importlib.util.find_spec("libtpu") is None,
-                    reason="no libtpu: pip install the version that jax[tpu] names")
+@pytest.mark.usefixtures("tpu_compiler")
 def test_the_kernel_moves_its_operands_and_results_alone():
     target = attention_tpu.TARGETS["v5e"]
     pair = attention_tpu.measure(SMALL, target, "minilm", 128, compile_attention)

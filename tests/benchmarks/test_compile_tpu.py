@@ -1,6 +1,5 @@
 """The numbers of benchmarks/compile_tpu.py on a small topology, and the counters behind them on known programs."""
 
-import importlib.util
 
 import jax
 import jax.numpy as jnp
@@ -14,8 +13,7 @@ from plan.programs import compile_program, topology_mesh
 from sharding.mesh import DATA_AXIS
 from sharding.ring import ring_scan
 
-needs_libtpu = pytest.mark.skipif(importlib.util.find_spec("libtpu") is None,
-                                  reason="no libtpu: pip install the version that jax[tpu] names")
+needs_libtpu = pytest.mark.usefixtures("tpu_compiler")
 SMALL = compile_tpu.CompileBenchmarkConfig(local_batch=4096, global_batch=16384, width=256, step_batch=16, layers=1)
 
 

@@ -75,7 +75,6 @@ def test_one_device_of_inf_cls_batch():
     np.testing.assert_allclose(found, [expected, *[jnp.linalg.norm(each) for each in gradients]], rtol=1e-5)
 
 
-@pytest.mark.peer
 def test_inf_cl_says_that_it_needs_a_gpu(peer):
     python = peer("result = sys.executable")  # has torch; no GPU is needed to see that there is none
     message = r"(?s)the Inf-CL process ended with status 1.*CUDA GPU only"

@@ -5,12 +5,9 @@ import os
 import subprocess
 import sys
 
-import pytest
-
 from tests.conftest import REPOSITORY
 
 
-@pytest.mark.peer
 def test_exact_search(peer):
     python = os.environ.get("ALLPAIRS_PEER_PYTHON", str(REPOSITORY / ".venv-peer" / "bin" / "python"))
     environment = {key: value for key, value in os.environ.items() if key != "XLA_FLAGS"}

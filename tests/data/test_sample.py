@@ -120,7 +120,6 @@ def test_tokenizer_and_model_fit(training):
     assert len(tokens) < 1.4 * sum(len(text.split()) for text in texts) + 2 * len(texts)
 
 
-@pytest.mark.peer
 def test_transformers_reads_the_tokenizer(peer):
     texts = ["A plane is taking off.", "What's café?"]
     found = peer(

@@ -129,7 +129,6 @@ def answer(folder, peer):
     return answer
 
 
-@pytest.mark.peer
 def test_sts_scores_equal_ours_scipys_and_sentence_transformers(answer, folder):
     evaluate(EvaluateConfig(model=str(folder / "model"), suite=("local",), data_dir=str(folder),
                             output=str(folder / "results.json")))
@@ -143,7 +142,6 @@ def test_sts_scores_equal_ours_scipys_and_sentence_transformers(answer, folder):
     assert answer["LocalSts"]["main_score"] == pytest.approx(answer["theirs"]["LocalSts"], abs=WRITTEN)
 
 
-@pytest.mark.peer
 def test_retrieval_is_that_of_texts_after_their_prompts(answer, folder):
     encode = Encoder.load(folder / "model").encode
     titled = [f"{title} {text}".strip() for _, title, text in DOCUMENTS]
@@ -160,7 +158,6 @@ def test_retrieval_is_that_of_texts_after_their_prompts(answer, folder):
     assert len(answer["calls"]) == 4
 
 
-@pytest.mark.peer
 def test_the_encoder_is_what_mteb_asks_for(answer):
     assert answer["is_encoder"] and answer["kernels"] == str(REPOSITORY / "kernels" / "__init__.py")
     assert answer["similarity"] == [pytest.approx([1, 0], abs=1e-6)]

@@ -35,7 +35,6 @@ def scores(minilm, shared_data, run_main, tmp_path_factory):
             for split in REFERENCE}
 
 
-@pytest.mark.peer
 def test_scores_are_the_reference_s(scores):
     for split, tasks in REFERENCE.items():
         found = {task: scores[split][task, "cosine_spearman"] for task in tasks}
@@ -43,7 +42,6 @@ def test_scores_are_the_reference_s(scores):
     assert {task: round(scores["test"][task, "cosine_spearman"][0], 2) for task in PUBLISHED} == PUBLISHED
 
 
-@pytest.mark.peer
 def test_stsb_scores_equal_the_peers(scores, minilm, shared_data, peer):
     expected = peer(PEER_SCORE, model=str(minilm), file=str(shared_data / "eval" / "stsb.tsv"))
     found = [scores["test"]["stsb", metric][0] for metric in ("cosine_spearman", "cosine_pearson")]

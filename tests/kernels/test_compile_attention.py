@@ -1,7 +1,6 @@
 """The attention kernels compile for real TPUs (ahead of time, without one) and keep the scores out of HBM."""
 
 import dataclasses
-import importlib.util
 
 import jax.numpy as jnp
 import pytest
@@ -9,8 +8,7 @@ import pytest
 from benchmarks.attention_tpu import encoder_model
 from plan.programs import compile_attention, topology_mesh
 
-pytestmark = pytest.mark.skipif(importlib.util.find_spec("libtpu") is None,
-                                reason="no libtpu: pip install the version that jax[tpu] names")
+pytestmark = pytest.mark.usefixtures("tpu_compiler")
 
 
 @pytest.mark.parametrize("topology, dtype, name, length, rate", [

@@ -1,6 +1,5 @@
 """The queue kernels compile for real TPUs (ahead of time, without one), the queue split, and hold nothing [b, k]."""
 
-import importlib.util
 
 import jax
 import jax.numpy as jnp
@@ -10,8 +9,7 @@ from jax.sharding import NamedSharding, PartitionSpec
 from kernels.queue_kl.api import queue_kl
 from plan.programs import topology_mesh
 
-pytestmark = pytest.mark.skipif(importlib.util.find_spec("libtpu") is None,
-                                reason="no libtpu: pip install the version that jax[tpu] names")
+pytestmark = pytest.mark.usefixtures("tpu_compiler")
 
 
 def compile_loss(topology: str, dtype, *, all_rows: int, local_queue_rows: int, width: int):

@@ -1,14 +1,12 @@
 """The TPU kernels compile for real TPUs (ahead of time, without one) and hold nothing of size [b, N] in HBM."""
 
-import importlib.util
 
 import jax.numpy as jnp
 import pytest
 
 from plan.programs import compile_similarity, topology_mesh
 
-pytestmark = pytest.mark.skipif(importlib.util.find_spec("libtpu") is None,
-                                reason="no libtpu: pip install the version that jax[tpu] names")
+pytestmark = pytest.mark.usefixtures("tpu_compiler")
 
 
 @pytest.mark.parametrize("topology, dtype, sizes", [

@@ -91,7 +91,6 @@ def transformers_folder(peer) -> str:
     return peer(TRANSFORMERS, families=FAMILIES, texts=[text.tolist() for text in random_texts(1)])
 
 
-@pytest.mark.peer
 @pytest.mark.parametrize("family", FAMILIES)
 def test_hidden_states_equal_transformers(transformers_folder, family):
     values, texts = FAMILIES[family], random_texts(1)
@@ -114,7 +113,6 @@ def test_hidden_states_equal_transformers(transformers_folder, family):
         start += len(text)
 
 
-@pytest.mark.peer
 def test_embeddings_of_the_real_minilm_equal_sentence_transformers(peer, minilm):
     texts = ["A man is playing a guitar.", "Someone plays an instrument.", "The stock market fell sharply, " * 9, "a"]
     expected = peer(

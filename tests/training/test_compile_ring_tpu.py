@@ -1,6 +1,5 @@
 """Compiled for TPUs, the ring never holds the gathered keys, and its hops are under way during the kernels."""
 
-import importlib.util
 import re
 
 import jax.numpy as jnp
@@ -9,7 +8,7 @@ import pytest
 
 from plan.programs import compile_loss, topology_mesh
 
-pytestmark = pytest.mark.skipif(importlib.util.find_spec("libtpu") is None, reason="libtpu is not installed")
+pytestmark = pytest.mark.usefixtures("tpu_compiler")
 
 
 def largest_array(hlo: str) -> int:

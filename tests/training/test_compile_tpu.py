@@ -1,7 +1,6 @@
 """The whole training step compiles for TPUs, with the Pallas kernel in it and one reduction of the gradients."""
 
 import dataclasses
-import importlib.util
 import math
 
 import jax
@@ -14,7 +13,7 @@ from plan.programs import compile_train_step, topology_mesh
 from tests.training.test_parallel import MODEL
 from training.objectives.sct import QueueOptions, sct_objective
 
-pytestmark = pytest.mark.skipif(importlib.util.find_spec("libtpu") is None, reason="libtpu is not installed")
+pytestmark = pytest.mark.usefixtures("tpu_compiler")
 ENCODER = dataclasses.replace(MODEL.encoder, hidden_size=128, intermediate_size=256, max_positions=128)
 
 

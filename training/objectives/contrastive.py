@@ -1,7 +1,7 @@
 """Contrastive loss over the global batch, seen from one device inside shard_map.
 
-Legend: B = global batch, b = examples on this device, K = texts an example, d = embedding width,
-p = packing blocks on this device, m = examples a block (b = p * m), R = devices.
+Legend: B examples in the global batch, b on this device, W devices, p packing blocks on this device, m examples per
+block (b = p m), K texts per example, n examples, D embedding width.
 """
 
 import math
@@ -75,7 +75,7 @@ def candidate_labels(labels: jax.Array) -> jax.Array:
 
 
 def contrastive_loss(
-    embeddings: jax.Array,  # [p, K * m, d] float32, this device's texts
+    embeddings: jax.Array,  # [p, K * m, D] float32, this device's texts
     text_ids: jax.Array,  # [p, K * m, 2] uint32
     *,
     texts_per_example: int,
@@ -103,11 +103,11 @@ def contrastive_loss(
     """
     if key_exchange not in KeyExchange.__args__:
         raise ValueError(f"key_exchange={key_exchange!r} is none of {', '.join(KeyExchange.__args__)}")
-    texts = split_texts(embeddings.astype(dtype), texts_per_example)  # [K, b, d]
+    texts = split_texts(embeddings.astype(dtype), texts_per_example)  # [K, b, D]
     ids = split_texts(text_ids, texts_per_example)
     queries, positives, keys = texts[0], texts[1], texts[1:].reshape(-1, texts.shape[-1])
-    b, R = queries.shape[0], lax.axis_size(axis_name)
-    B, device = R * b, lax.axis_index(axis_name)
+    b, W = queries.shape[0], lax.axis_size(axis_name)
+    B, device = W * b, lax.axis_index(axis_name)
 
     labels = labels_of_all_texts(ids, axis_name)  # [K, B]
     own_labels = lax.dynamic_slice_in_dim(labels, device * b, b, axis=1)  # [K, b]
@@ -115,13 +115,13 @@ def contrastive_loss(
                "implementation": implementation}
     column_lse = None
     if key_exchange == "all_gather":
-        of_devices = jnp.moveaxis(labels.reshape(-1, R, b), 1, 0)  # [R, K, b]
+        of_devices = jnp.moveaxis(labels.reshape(-1, W, b), 1, 0)  # [W, K, b]
         options |= {"key_labels": jax.vmap(candidate_labels)(of_devices).reshape(-1, 2),
                     "positives": device * keys.shape[0] + jnp.arange(b)}
         if symmetric:
             row_lse, column_lse, statistics = similarity_logsumexp(queries, keys, scale, **options)
-            of_positives = column_lse.reshape(R, -1)[:, :b].reshape(-1)  # [B], over this device's rows
-            shift = constant_shift(bound, B, keys.shape[0] * R)
+            of_positives = column_lse.reshape(W, -1)[:, :b].reshape(-1)  # [B], over this device's rows
+            shift = constant_shift(bound, B, keys.shape[0] * W)
             column_lse = lax.dynamic_slice_in_dim(psum_logsumexp(of_positives, axis_name, shift), device * b, b)
             loss = jnp.sum(row_lse)
         else:
@@ -165,7 +165,7 @@ def batch_metrics(sums: dict[str, jax.Array]) -> dict[str, jax.Array]:
     """What is logged of a batch, from the sums of contrastive_loss added up over the devices.
 
     accuracy_at_1: share of the queries whose own positive is above all negatives; positive_similarity and
-    hardest_negative_similarity: mean cosines (of the queries that have a negative, and 0 where none has);
+    hardest_negative_similarity: mean cosines (of the queries that have a negative, and 0 if none has);
     share_left_out: false negatives, of all pairs of query and key.
     """
     share_with_negative = sums["share_with_negative"]

@@ -2,12 +2,12 @@
 
     L = sum_k mean over batch and dimensions of (student(x_k) - V teacher(x_0))^2
 
-With one text an example and V the principal axes of the teacher's embeddings it is homomorphic projective distillation
+With one text per example and V the principal axes of the teacher's embeddings it is homomorphic projective distillation
 (HPD; Zhao et al. 2022, 2203.07687). With two, a source sentence x_0 and a translation x_1, and V the identity it is
 multilingual distillation (Reimers and Gurevych 2020, 2004.09813). L_CD, which compares with a queue, is in sct.py.
 
-Legend: p packing blocks on this device, K texts an example, b examples on this device, B of all, d and d_t widths of
-the student's and the teacher's embeddings, n rows of a sample.
+Legend: B examples in the global batch, b on this device, p packing blocks on this device, K texts per example, D and
+D_t widths of the student's and the teacher's embeddings, n rows of a sample.
 """
 
 import jax
@@ -24,11 +24,11 @@ from training.objectives.objective import Embedded, Objective, split_texts
 def mse_objective(
     width: int, teacher_width: int, *, normalize_teacher: bool, projection: np.ndarray | None
 ) -> Objective:
-    """Mean squared error, in float32. Raises ValueError where the widths do not fit.
+    """Mean squared error, in float32. Raises ValueError if the widths do not fit.
 
     Args:
       normalize_teacher: the teacher's embeddings are scaled to unit length first.
-      projection: V^T [d_t, d], or None where the student is to give the teacher's own embeddings.
+      projection: V^T [D_t, D], or None if the student learns the teacher's own embeddings.
     """
     target_width = teacher_width if projection is None else projection.shape[1]
     if width != target_width:
@@ -36,7 +36,7 @@ def mse_objective(
                          f"student a head with --dense={target_width}, or the targets its width with --teacher_pca")
 
     def loss(parameters, memory, embedded: Embedded):
-        students = split_texts(embedded.embeddings, embedded.texts_per_example)  # [K, b, d]
+        students = split_texts(embedded.embeddings, embedded.texts_per_example)  # [K, b, D]
         targets = targets_of_first_texts(embedded)
         targets = normalize(targets) if normalize_teacher else targets
         if projection is not None:
@@ -52,18 +52,18 @@ def mse_objective(
 
 
 def targets_of_first_texts(embedded: Embedded) -> jax.Array:
-    """The teacher's embeddings of the examples' first texts [b, d_t], out of those of their first n."""
+    """The teacher's embeddings of the examples' first texts [b, D_t], out of those of their first n."""
     slots, targets = embedded.embeddings.shape[1], embedded.targets
     texts_stored = embedded.texts_per_example * targets.shape[1] // slots  # n
     return split_texts(targets, texts_stored)[0]
 
 
 def principal_axes(
-    sample: np.ndarray,  # [n, d_t] float32
+    sample: np.ndarray,  # [n, D_t] float32
     count: int,
     mesh: Mesh,
 ) -> tuple[np.ndarray, float]:
-    """V^T [d_t, count] float32, columns by falling variance, and the share of the variance that they hold.
+    """V^T [D_t, count] float32, columns by falling variance, and the share of the variance that they hold.
 
     Mean and covariance are summed over the devices, each with its part of the sample; the eigenvectors of the
     covariance are taken on the host, in float64. The sign of an axis makes its largest component positive. The mean is

@@ -4,9 +4,9 @@ contrastive (contrastive.py), sct and cd (sct.py) and mse (mse.py) are objective
 (training/step.py) encodes the texts and hands their embeddings to the objective, so that packing, dropout, gradient
 caching, sharding and the optimizer are the same for all.
 
-Legend: P packing blocks of the global batch, p of them on this device, m examples a block, K texts an example,
-T = K m texts a block, B examples of the global batch, b of them on this device, d and d_t widths of the encoder's and
-the teacher's embeddings.
+Legend: B examples in the global batch, b on this device, P packing blocks in the global batch, p on this device,
+m examples per block, K texts per example, T = K m texts per block, n texts per example that the teacher has embedded,
+D and D_t widths of the encoder's and the teacher's embeddings.
 """
 
 import dataclasses
@@ -26,15 +26,15 @@ class StepBatch(NamedTuple):
     """What a step takes in, [P, ...] on the mesh."""
 
     packed: PackedTexts
-    targets: jax.Array | None = None  # [P, n m, d_t] float32: the teacher's embeddings of each example's first n texts
+    targets: jax.Array | None = None  # [P, n m, D_t] float32: the teacher's embeddings of each example's first n texts
 
 
 class Embedded(NamedTuple):
     """What an objective sees on one device."""
 
-    embeddings: jax.Array  # [p, T, d] float32
-    references: jax.Array | None  # [p, T, d] float32, of the reference encoder: no gradient flows into them
-    targets: jax.Array | None  # [p, n m, d_t] float32
+    embeddings: jax.Array  # [p, T, D] float32
+    references: jax.Array | None  # [p, T, D] float32, of the reference encoder: no gradient flows into them
+    targets: jax.Array | None  # [p, n m, D_t] float32
     text_ids: jax.Array  # [p, T, 2] uint32
     texts_per_example: int  # K
     step: jax.Array  # [] int32

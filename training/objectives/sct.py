@@ -8,13 +8,15 @@
 
 The references are the encoder's own embeddings with dropout masks of their own (or a momentum encoder's); with a
 teacher, its frozen embeddings, and then h is the identity. f is the encoder with its pooling and dense heads, h is used
-in training alone.
+in training only.
 
-A queue is a buffer of S = K / B + 1 slots of B rows. Step t writes slot (t + S - 1) mod S, the oldest one, before the
-loss is taken: the buffer then holds the newest K rows of the steps before and the batch's own, and nothing moves. The
-rows of a slot are split over the devices as the batch is, so every number of devices holds the same rows.
+A queue is a buffer of N / B + 1 slots of B rows. Step t overwrites the oldest slot, (t - 1) mod the number of slots,
+before the loss is computed. The buffer then holds the newest N rows of the steps before and those of the batch, and
+nothing moves. The rows of a slot are split over the devices as the batch is, so every number of devices holds the same
+rows.
 
-Legend: B examples of the global batch, b on this device, K queue_size, S slots, d embedding width, v queues (1 or 2).
+Legend: B examples in the global batch, b on this device, N rows of a queue (queue_size), D embedding width. There are
+one or two queues of N / B + 1 slots.
 """
 
 import math
@@ -32,13 +34,13 @@ from model.pooling import normalize
 from sharding.mesh import DATA_AXIS
 from training.objectives.objective import Embedded, Objective, Reference, split_texts
 
-QUEUE_SPEC = PartitionSpec(None, None, DATA_AXIS, None)  # [v, S, B, d]
+QUEUE_SPEC = PartitionSpec(None, None, DATA_AXIS, None)  # [queues, slots, B, D]
 HEAD_BLOCKS = 3
-HEAD_FACTOR = 10  # a block widens d to 10 d and narrows it again
+HEAD_FACTOR = 10  # a block widens D to 10 D and narrows it again
 
 
 class QueueOptions(NamedTuple):
-    size: int  # K rows, a multiple of the global batch; 0: the batch's own references alone
+    size: int  # N rows, a multiple of the global batch; 0: only the batch's own references
     num_queues: int  # 2: one a view; 1: the first view's, for both terms
     reference_temperature: float
     temperature: float
@@ -77,7 +79,7 @@ def teacher_objective(
     """L_CD: the same loss with the teacher's embeddings as references, and queues of them.
 
     Where the views are changed copies of one text, the teacher's embedding of that text is the reference of both.
-    Raises ValueError where student and teacher have different widths.
+    Raises ValueError if student and teacher have different widths.
     """
     if width != teacher_width:
         raise ValueError(f"the student's embeddings have {width} numbers, the teacher's {teacher_width}: give the "
@@ -102,9 +104,9 @@ def teacher_objective(
 
 
 def cross_view_loss(
-    views: jax.Array,  # [2, b, d] float32 of unit norm: student
-    references: jax.Array,  # [2, b, d] float32 of unit norm, without gradient
-    queues: jax.Array,  # [v, S, b, d]
+    views: jax.Array,  # [2, b, D] float32 of unit norm: student
+    references: jax.Array,  # [2, b, D] float32 of unit norm, without gradient
+    queues: jax.Array,  # [queues, slots, b, D]
     step: jax.Array,
     options: QueueOptions,
 ) -> tuple[jax.Array, jax.Array, jax.Array]:
@@ -129,14 +131,14 @@ def cross_view_loss(
 
 
 def push(queues: jax.Array, references: jax.Array, step: jax.Array) -> jax.Array:
-    """The queues [v, S, b, d] with references [2, b, d] (of the first v views) in place of the oldest slot."""
+    """The queues [queues, slots, b, D] with references [2, b, D] (one for each queue) in place of the oldest slot."""
     num_queues, slots = queues.shape[:2]
     newest = references[:num_queues, None].astype(queues.dtype)
     return lax.dynamic_update_slice(queues, newest, (0, (step + slots - 1) % slots, 0, 0))
 
 
 def initial_queues(global_batch_size: int, width: int, options: QueueOptions) -> jax.Array:
-    """Random rows of unit norm, [v, S, B, d]."""
+    """Random rows of unit norm, [queues, slots, B, D]."""
     if options.size % global_batch_size:
         raise ValueError(f"queue_size={options.size} is not a multiple of global_batch_size={global_batch_size}: the "
                          "queue takes in and lets go a batch at a time")
@@ -145,7 +147,7 @@ def initial_queues(global_batch_size: int, width: int, options: QueueOptions) ->
 
 
 def declare_head(width: int) -> Tree:
-    """h: three blocks Linear(d, 10 d) - ReLU - Linear(10 d, d), stacked; initial values are torch.nn.Linear's."""
+    """h: three blocks Linear(D, 10 D) - ReLU - Linear(10 D, D), stacked; initial values are torch.nn.Linear's."""
     inner = HEAD_FACTOR * width
 
     def linear(inputs: int, outputs: int, axes: tuple[str, str]) -> tuple[Parameter, Parameter]:
@@ -159,7 +161,7 @@ def declare_head(width: int) -> Tree:
 
 
 def apply_head(parameters: Tree, x: jax.Array, dtype: jnp.dtype) -> jax.Array:
-    """h(x) of x [..., d], computed in `dtype`, as float32."""
+    """h(x) of x [..., D], computed in `dtype`, as float32."""
 
     def block(x, weights):
         x = jax.nn.relu(dense(x, weights["up_kernel"], weights["up_bias"]))

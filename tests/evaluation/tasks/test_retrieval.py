@@ -252,7 +252,6 @@ result = [scores["cosine_" + name] for name in ("ndcg@10", "mrr@10", "recall@100
 """
 
 
-@pytest.mark.peer
 def test_the_real_model_equals_sentence_transformers_own_evaluator(peer, minilm, tmp_path):
     """Documents of words drawn from a small vocabulary; a query shares some of its relevant documents' words."""
     from inference.encoder import Encoder

@@ -215,7 +215,6 @@ result = Evaluator(arguments["sources"], arguments["translations"], write_csv=Fa
 """
 
 
-@pytest.mark.peer
 def test_accuracies_equal_translation_evaluators(peer):
     """With texts that occur twice on either side, 120 rows of noise."""
     generator = np.random.default_rng(0)
