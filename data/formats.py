@@ -254,16 +254,3 @@ def split_lines(block: bytes) -> list[bytes]:
     """The lines of a block; only a line feed ends a line (a carriage return before it is stripped with the text)."""
     lines = block.split(b"\n")
     return lines if lines[-1] else lines[:-1]
-
-
-def read_examples(
-    path: str | Path, tsv_header: bool = False, tsv: Literal["texts", "parallel"] = "texts"
-) -> Iterator[tuple[int, RawExample | BadLine]]:
-    """(line number, example or the reason why there is none) of each line: for scripts and tests."""
-    source = SourceFile(Path(path), tsv_header, tsv)
-    for first_line, block in source.blocks():
-        for number, line in enumerate(split_lines(block), start=first_line):
-            try:
-                yield number, parse_line(line, source.syntax)
-            except BadLine as reason:
-                yield number, reason

@@ -24,11 +24,11 @@ from typing import NamedTuple
 import grain
 import numpy as np
 
-from data.drawing import draw_texts, gather_texts, read_table
+from data.drawing import draw_texts, gather_texts
 from data.mixture import Mixture, Plan, plan_step, read_data_config
 from data.packing import DEFAULT_ROW_LENGTH, PackedTexts, choose_row_counts, pack_blocks, with_rows
 from data.settings import BatchSettings, DataSettings
-from data.shards import DatasetReader, RecordReader, open_dataset, read_manifest, require_same_tokenizer
+from data.shards import DatasetReader, RecordReader, open_dataset, read_manifest, read_table, require_same_tokenizer
 from data.teacher_store import find_teacher, gather_embeddings, open_embeddings
 from data.tokenizer import load_tokenizer
 from data.views import TEXTS_PER_EXAMPLE, check_view_rate, make_views

@@ -180,21 +180,6 @@ def fill_blocks(
     )
 
 
-def pack_texts(
-    texts: Sequence[np.ndarray],  # T arrays of token ids, special tokens included; an empty one is an empty slot
-    text_ids: np.ndarray | None,  # [T] uint64; None: zeros (inference masks nothing)
-    row_length: int,
-    pad_id: int,
-    num_rows: int | None = None,
-) -> PackedTexts:
-    """Packs a list of token arrays into one block (P = 1); the same errors as pack_blocks."""
-    lengths = np.array([[len(text) for text in texts]], np.int64)
-    tokens = np.concatenate(texts) if len(texts) else np.zeros(0, np.int32)
-    if text_ids is None:
-        text_ids = np.zeros(len(texts), np.uint64)
-    return pack_blocks(tokens, lengths, np.asarray(text_ids, np.uint64)[None], row_length, pad_id, num_rows)[0]
-
-
 def with_rows(packed: PackedTexts, num_rows: int, pad_id: int) -> PackedTexts:
     """The same texts in blocks of num_rows rows: unused rows are added, or taken off, at the end of each block.
 

@@ -118,7 +118,7 @@ def _prompts(config: PrepareConfig) -> Prompts:
 def _check_prompts(config: PrepareConfig, names: list[str]) -> None:
     """Raises if DATA_DIR holds other datasets than these, with other prompts."""
     for manifest in _finished_manifests(Path(config.data_dir)):
-        found = Prompts(**manifest["options"].get("prompts", {}))
+        found = Prompts(**manifest["options"]["prompts"])
         if manifest["name"] not in names and found != _prompts(config):
             raise ValueError(
                 f"{config.data_dir}/{manifest['name']} was prepared with {found}, not {_prompts(config)}: all datasets "
@@ -151,20 +151,15 @@ def _place_tokenizer(tokenizer: TextTokenizer, data_dir: Path) -> None:
 
 
 def _options(config: PrepareConfig, name: str) -> dict:
-    """The flags that decide what is in a dataset's shards; "tsv" and "prompts" only where they are not the default."""
+    """The flags that decide what is in a dataset's shards."""
     is_tsv = syntax_of(name) == "tsv"
-    options = {
+    return {
         "max_tokens_per_text": config.max_tokens_per_text,
         "records_per_shard": config.records_per_shard,
         "tsv_header": config.tsv_header and is_tsv,
+        "tsv": config.tsv if is_tsv else "texts",
+        "prompts": _prompts(config)._asdict(),
     }
-    if is_tsv and config.tsv != "texts":
-        options["tsv"] = config.tsv
-    return options | _described(_prompts(config))
-
-
-def _described(prompts: Prompts) -> dict:
-    return {"prompts": prompts._asdict()} if any(prompts) else {}
 
 
 def _finished_manifest(config: PrepareConfig, name: str, fingerprint: str) -> dict | None:
@@ -264,7 +259,8 @@ def _write_top_files(config: PrepareConfig, manifests: list[dict], tokenizer: Te
         "format": FORMAT_VERSION,
         "tokenizer": {"fingerprint": tokenizer.fingerprint, "vocab_size": tokenizer.vocab_size},
         "datasets": [_summary(manifest) for manifest in _finished_manifests(data_dir)],
-    } | _described(_prompts(config)))
+        "prompts": _prompts(config)._asdict(),
+    })
 
 
 def _summary(manifest: dict) -> dict:

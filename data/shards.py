@@ -1,7 +1,7 @@
 """Tokenised ArrayRecord shards: the byte format of one example, manifests, and a reader of one dataset.
 
-    DATA_DIR/manifest.json                      {"format", "tokenizer": {...}, "datasets": [{...}]}; where prompts
-                                                were given also {"prompts": {"query", "document"}}
+    DATA_DIR/manifest.json                      {"format", "tokenizer": {"fingerprint", "vocab_size"},
+                                                "datasets": [{...}], "prompts": {"query", "document"}}
     DATA_DIR/tokenizer/                         tokenizer.json and what else the tokenizer's folder had
     DATA_DIR/<dataset name>/manifest.json       counts, kind, checksums of the source and of each shard, skipped lines
     DATA_DIR/<dataset name>/00000-of-00004.arrayrecord
@@ -56,6 +56,8 @@ READER_OPTIONS = "readahead_buffer_size:0"  # random access: no read-ahead
 READER_BUFFER_BYTES = 32768
 CHECKSUM_BLOCK_BYTES = 1 << 22
 _HEADER = struct.Struct("<BBBBII")
+_HEADER_DTYPE = np.dtype([("version", "u1"), ("kind", "u1"), ("token_bytes", "u1"), ("has_scores", "u1"),
+                          ("num_texts", "<u4"), ("num_positives", "<u4")])
 
 
 class Text(NamedTuple):
@@ -132,6 +134,77 @@ def decode_record(record: bytes) -> Example:
     return Example(KINDS[kind], tuple(texts), num_positives, scores)
 
 
+class RecordTable(NamedTuple):
+    """The records of b examples, end to end, and their headers. Every field of a record begins at an even byte."""
+
+    halves: np.ndarray  # [bytes / 2] uint16
+    starts: np.ndarray  # [b] int64, in halves
+    headers: np.ndarray  # [b] of the fields of _HEADER_DTYPE
+
+
+class StoredTexts(NamedTuple):
+    """M texts of records, one after the other."""
+
+    tokens: np.ndarray  # [sum of lengths] int32
+    lengths: np.ndarray  # [M] int64, tokens read of each text
+    full_lengths: np.ndarray  # [M] uint32, tokens before any cap
+    text_ids: np.ndarray  # [M] uint64
+
+
+def read_table(records: Sequence[bytes]) -> RecordTable:
+    """Reads the headers of all records at once: with `gather_stored` 0.6 us per example, one by one it takes 7 us."""
+    halves = np.frombuffer(b"".join(records), "<u2")
+    sizes = np.fromiter(map(len, records), np.int64, len(records)) // 2
+    starts = np.cumsum(sizes) - sizes
+    headers = gather_values(halves, starts, _HEADER_DTYPE)
+    if (headers["version"] != FORMAT_VERSION).any():
+        found = headers["version"][headers["version"] != FORMAT_VERSION][0]
+        raise ValueError(f"a record of format {found}; this code reads {FORMAT_VERSION}: run prepare again")
+    return RecordTable(halves, starts, headers)
+
+
+def gather_stored(
+    table: RecordTable,
+    examples: np.ndarray,  # [M] int64, example of each text
+    places: np.ndarray,  # [M] int64, place of each text in its record
+    max_tokens: np.ndarray,  # [M] int64
+) -> StoredTexts:
+    """Reads the first max_tokens[i] tokens of each text (examples[i], places[i])."""
+    headers = table.headers
+    num_texts = headers["num_texts"].astype(np.int64)
+    ids_at = table.starts + _HEADER_DTYPE.itemsize // 2
+    full_lengths_at = ids_at + 4 * num_texts
+    lengths_at = full_lengths_at + 2 * num_texts
+    tokens_at = lengths_at + num_texts + np.where(headers["has_scores"] != 0, 2 * (num_texts - 1), 0)
+
+    stored = table.halves[np.repeat(lengths_at, num_texts) + ragged_arange(num_texts)].astype(np.int64)
+    tokens_before = np.cumsum(stored) - stored  # tokens of all texts before, counted over all examples
+    first_texts = np.cumsum(num_texts) - num_texts  # [b], the number of each example's first text in `stored`
+    texts = first_texts[examples] + places
+    halves_per_token = int(headers["token_bytes"][0]) // 2 if len(headers) else 1
+    text_at = tokens_at[examples] + halves_per_token * (tokens_before[texts] - tokens_before[first_texts[examples]])
+
+    lengths = np.minimum(stored[texts], max_tokens)
+    sources = np.repeat(text_at, lengths) + halves_per_token * ragged_arange(lengths)
+    tokens = table.halves[sources].astype(np.int32)
+    if halves_per_token == 2:
+        tokens |= table.halves[sources + 1].astype(np.int32) << 16
+    full_lengths = gather_values(table.halves, full_lengths_at[examples] + 2 * places, np.dtype("<u4"))
+    text_ids = gather_values(table.halves, ids_at[examples] + 4 * places, np.dtype("<u8"))
+    return StoredTexts(tokens, lengths, full_lengths, text_ids)
+
+
+def ragged_arange(lengths: np.ndarray) -> np.ndarray:
+    """[2, 3] -> [0, 1, 0, 1, 2]."""
+    ends = np.cumsum(lengths)
+    return np.arange(ends[-1] if len(ends) else 0) - np.repeat(ends - lengths, lengths)
+
+
+def gather_values(halves: np.ndarray, starts: np.ndarray, dtype: np.dtype) -> np.ndarray:
+    """One value of `dtype` from each start [m] -> [m]."""
+    return halves[starts[:, None] + np.arange(dtype.itemsize // 2)].view(dtype)[:, 0]
+
+
 def shard_name(index: int, num_shards: int) -> str:
     return f"{index:05d}-of-{num_shards:05d}.arrayrecord"
 
@@ -150,7 +223,7 @@ def checksum(path: Path) -> str:
 
 
 def read_manifest(data_dir: str | Path) -> dict:
-    """DATA_DIR/manifest.json: {"format", "tokenizer": {"fingerprint", "vocab_size"}, "datasets": [...], "prompts"?}."""
+    """DATA_DIR/manifest.json: {"format", "tokenizer", "datasets", "prompts"}, as above."""
     path = Path(data_dir) / "manifest.json"
     if not path.exists():
         if not Path(data_dir).exists():

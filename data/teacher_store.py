@@ -29,7 +29,7 @@ from typing import Literal, NamedTuple
 
 import numpy as np
 
-from data.drawing import NO_TEXT, gather_values
+from data.drawing import NO_TEXT
 from data.files import write_json
 from data.formats import SourceFile
 from data.shards import (
@@ -37,6 +37,7 @@ from data.shards import (
     RecordReader,
     allow_open_files,
     checksum,
+    gather_values,
     read_dataset_manifest,
     read_manifest,
     text_id,
@@ -192,7 +193,7 @@ def read_texts(source_dir: str | Path, dataset: DatasetReader, tokenizer: TextTo
       ValueError: the text ids of a line are not those of the example that it should be, or examples are left over.
     """
     options = dataset.manifest["options"]
-    source = SourceFile(Path(source_dir) / dataset.name, options["tsv_header"], options.get("tsv", "texts"))
+    source = SourceFile(Path(source_dir) / dataset.name, options["tsv_header"], options["tsv"])
     stored, number = _stored_ids(dataset), 0
     expected = next(stored)
     for block in blocks_of(source, options["max_tokens_per_text"]):

@@ -17,9 +17,10 @@ stream of random words, one a word piece, whoever computes it and however the te
 
 import numpy as np
 
-from data.drawing import RaggedTexts, ragged_arange
+from data.drawing import RaggedTexts
 from data.mixture import random_words
 from data.settings import Views
+from data.shards import ragged_arange
 
 TEXTS_PER_EXAMPLE = {"single": 1, "identical": 2, "word_dropout": 2, "crop": 2}
 

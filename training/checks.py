@@ -59,7 +59,7 @@ def read_training_data(config: TrainConfig) -> TrainingData:
     manifest = read_manifest(config.data.data_dir)
     weights = read_data_config(config.data.data_config or pathlib.Path(config.data.data_dir, "data_config.json"))
     entries = [entry for entry in manifest["datasets"] if entry["name"] in weights]
-    return TrainingData(weights, entries, manifest.get("prompts", {}))
+    return TrainingData(weights, entries, manifest["prompts"] if any(manifest["prompts"].values()) else {})
 
 
 def with_run_lengths(config: TrainConfig, num_examples: int) -> TrainConfig:

@@ -61,9 +61,9 @@ def set_up_teacher(config: TrainConfig, mesh: Mesh, tokenizer: TextTokenizer, da
             if config.teacher.teacher_embeddings == "stored":
                 raise
             reason = f"{error}. Or "
-    prompts = read_manifest(config.data.data_dir).get("prompts")
-    if prompts or teachers_tokenizer.fingerprint != tokenizer.fingerprint:
-        obstacle = f"the data has the prompts {prompts}, which are the student's" if prompts else (
+    prompts = read_manifest(config.data.data_dir)["prompts"]
+    if any(prompts.values()) or teachers_tokenizer.fingerprint != tokenizer.fingerprint:
+        obstacle = f"the data has the prompts {prompts}, which are the student's" if any(prompts.values()) else (
             f"the teacher {config.teacher.teacher} has another tokenizer than the student")
         raise ValueError(f"{reason}compute them in each step: but {obstacle}: run `main.py teach "
                          f"--teacher={config.teacher.teacher} --data_dir={config.data.data_dir} --source_dir=DIR`")

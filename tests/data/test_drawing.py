@@ -3,8 +3,8 @@
 import numpy as np
 import pytest
 
-from data.drawing import NO_TEXT, draw_texts, gather_texts, ragged_arange, read_table
-from data.shards import KINDS, Example, Text, decode_record, encode_record
+from data.drawing import NO_TEXT, draw_texts, gather_texts
+from data.shards import KINDS, Example, Text, decode_record, encode_record, ragged_arange, read_table
 
 PREFIX, SUFFIX = 101, 102
 

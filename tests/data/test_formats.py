@@ -7,7 +7,8 @@ import random
 
 import pytest
 
-from data.formats import BadLine, RawExample, SourceFile, parse_line, read_examples, split_lines, syntax_of
+from data.formats import BadLine, RawExample, SourceFile, parse_line, split_lines, syntax_of
+from tests.texts import read_examples
 
 
 def parse(value) -> RawExample:

@@ -11,10 +11,10 @@ from data.packing import (
     max_segments,
     pack_blocks,
     pack_rows,
-    pack_texts,
     row_count,
     with_rows,
 )
+from tests.texts import pack_texts
 
 PAD = 7
 

@@ -108,7 +108,7 @@ def test_parallel_columns(folders, model):
     assert found == [tuple(map(text_id, texts)) for texts in expected]
     assert [example.num_positives for example in reader.read(range(3))] == [2, 1, 1]
     options = {name: read_dataset_manifest(out, name)["options"] for name in ("a.tsv.gz", "b.jsonl")}
-    assert options["a.tsv.gz"]["tsv"] == "parallel" and "tsv" not in options["b.jsonl"]
+    assert options["a.tsv.gz"]["tsv"] == "parallel" and options["b.jsonl"]["tsv"] == "texts"
     (source / "b.jsonl").unlink()
     run_prepare(folders, model, tsv_header=True, max_bad_share=0.8)
     manifest = read_dataset_manifest(out, "a.tsv.gz")
@@ -354,3 +354,50 @@ def test_real_file(shared_data, tmp_path):
     assert len(found) == len(expected) == 2 * 1173
     for found_tokens, expected_tokens in zip(found, expected):
         np.testing.assert_array_equal(found_tokens, expected_tokens)
+
+
+def test_keys_that_are_not_used_are_named_once(folders, model, capsys):
+    source, out = folders
+    bge = {"query": "one", "pos": ["two"], "neg": ["red"], "prompt": "Represent", "type": "normal"}
+    write_lines(source / "bge.jsonl", [bge] * 50)
+    write_lines(source / "texts.jsonl", [{"texts": ["one", "two"], "label": 3}, {"texts": ["red", "blue"], "id": 1}])
+    write_lines(source / "sets.jsonl", [{"set": ["one", "two"], "source": "x"}])
+    run_prepare(folders, model)
+    printed = capsys.readouterr().out
+    assert printed.count("keys that are not used") == 3 and "bge.jsonl: keys that are not used: prompt, type" in printed
+    assert read_dataset_manifest(out, "texts.jsonl")["ignored_keys"] == ["id", "label"]
+    assert read_dataset_manifest(out, "bge.jsonl")["skipped"]["count"] == 0
+    assert open_dataset(out, "bge.jsonl").kind == "lists" and open_dataset(out, "sets.jsonl").kind == "set"
+
+
+def test_the_umask_is_respected(folders, model):
+    source, out = folders
+    write_lines(source / "a.jsonl.gz", PAIRS)
+    command = [sys.executable, "main.py", "prepare", f"--source_dir={source}", f"--tokenizer={model}", "--workers=1"]
+    for umask, mode in ((0o077, 0o600), (0o022, 0o644), (0o002, 0o664)):
+        data_dir = out / f"{umask:03o}"
+        subprocess.run([*command, f"--data_dir={data_dir}"], cwd=REPOSITORY, check=True, capture_output=True,
+                       umask=umask)
+        modes = {path.name: path.stat().st_mode & 0o777 for path in data_dir.rglob("*") if path.is_file()}
+        assert len(modes) >= 5 and set(modes.values()) == {mode}, modes
+        assert {path.stat().st_mode & 0o777 for path in data_dir.rglob("*") if path.is_dir()} == {0o777 & ~umask}
+
+
+def test_ctrl_c_ends_it_with_one_line_and_the_same_command_resumes(folders, model):
+    source, out = folders
+    write_lines(source / "a.jsonl", PAIRS)
+    write_lines(source / "b.jsonl", [[f"one cat {i}", f"two dogs {i}"] for i in range(90_000)])
+    command = [sys.executable, "main.py", "prepare", f"--source_dir={source}", f"--tokenizer={model}",
+               f"--data_dir={out}", "--workers=2"]
+    for moment in (out / "tokenizer", out / "b.jsonl.partial"):
+        process = subprocess.Popen(command, cwd=REPOSITORY, stderr=subprocess.PIPE, text=True, start_new_session=True)
+        while process.poll() is None and not moment.exists():
+            time.sleep(0.005)
+        os.killpg(process.pid, signal.SIGINT)  # as a terminal does: the workers get it too
+        errors = process.communicate(timeout=60)[1]
+        assert process.returncode == 130 and "Traceback" not in errors
+        assert errors.splitlines()[-1] == "main.py prepare: stopped by Ctrl-C"
+    finished = (out / "a.jsonl" / "manifest.json").stat().st_ino
+    done = subprocess.run(command, cwd=REPOSITORY, check=True, capture_output=True, text=True)
+    assert "(was finished)" in done.stdout and (out / "a.jsonl" / "manifest.json").stat().st_ino == finished
+    assert len(open_dataset(out, "b.jsonl")) == 90_000

@@ -29,7 +29,7 @@ def model(tmp_path_factory):
 
 
 def stored_prompts(out, name="a.jsonl"):
-    return read_dataset_manifest(out, name)["options"].get("prompts")
+    return read_dataset_manifest(out, name)["options"]["prompts"]
 
 
 @pytest.mark.parametrize("prompts", [PROMPTS, {"query_prompt": "one: "}, {"document_prompt": "two: "}, {}])
@@ -45,8 +45,8 @@ def test_tokens_have_the_prompts_and_text_ids_do_not(folders, model, prompts):
         assert [text.text_id for text in example.texts] == list(map(text_id, texts))
         for text, tokens in zip(example.texts, expected):
             np.testing.assert_array_equal(text.tokens, tokens)
-    described = {"query": query, "document": document} if prompts else None
-    assert read_manifest(out).get("prompts") == stored_prompts(out, "pairs.jsonl") == described
+    described = {"query": query, "document": document}
+    assert read_manifest(out)["prompts"] == stored_prompts(out, "pairs.jsonl") == described
 
 
 def test_other_prompts_prepare_again(folders, model, capsys):

@@ -10,13 +10,14 @@ import numpy as np
 import pytest
 from safetensors.numpy import load_file
 
-from data.packing import PackedTexts, pack_texts
+from data.packing import PackedTexts
 from model.config import ModelConfig, from_hugging_face, to_hugging_face
 from model.dropout import DropoutSeed, row_keys
 from model.encoder import encode
 from model.files.names import from_tensors
 from model.parameters import declare, initialize
 from model.pooling import embed
+from tests.texts import pack_texts
 
 # The real architectures at sizes that run in no time; TinyBERT has heads of odd width, MiniLM many small heads.
 BERT = {"vocab_size": 500, "num_hidden_layers": 3, "max_position_embeddings": 64, "initializer_range": 0.2,

@@ -7,10 +7,10 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from data.packing import pack_texts
 from model.config import DenseConfig, EncoderConfig, ModelConfig
 from model.parameters import declare, initialize
 from model.pooling import embed, normalize, pool
+from tests.texts import pack_texts
 
 LENGTHS = [5, 17, 0, 3, 30, 1, 8, 0, 12]  # 0: an empty slot
 
