@@ -168,7 +168,7 @@ def bert(width: int, layers: int) -> ModelConfig:
         hidden_dropout=0.1, attention_dropout=0.1, pad_token_id=0, position_offset=0, initializer_range=0.02,
         pooler=False,
     )
-    return ModelConfig(encoder, pooling="mean", dense=(), normalize=True, max_length=ROW_LENGTH, lower_case=True)
+    return ModelConfig(encoder, pooling="mean", dense=(), normalize=True, max_length=ROW_LENGTH)
 
 
 def gradient_reductions(found: list[Collective], model: ModelConfig, key_elements: int) -> float:

@@ -16,8 +16,8 @@ WRITTEN = ".allpairs-files.json"  # the files of a folder that may be replaced
 def new_folder(target: str | os.PathLike, *, replace: bool = False) -> Iterator[Path]:
     """Yields a temporary folder beside `target` and renames it to `target` if the block succeeds, else removes it.
 
-    With `replace` a former folder is replaced, but only the files that an earlier call with `replace` has written
-    there: others are moved into the new folder. WRITTEN lists what was written. A kill between the two renames can
+    With `replace` a former folder is replaced, but not what only the user can have put there: files that no earlier
+    call with `replace` wrote are moved into the new folder, unless it has others of their names. WRITTEN lists what was written. A kill between the two renames can
     leave the old folder under a temporary name, but never a mixture. A link is followed.
 
     Raises ValueError if `target` is a file, or has files and `replace` is not set.
@@ -36,6 +36,8 @@ def new_folder(target: str | os.PathLike, *, replace: bool = False) -> Iterator[
         if replace:
             write_json(written / WRITTEN, sorted([*_files_below(written), WRITTEN]))
             for name in foreign_files(target):
+                if (written / name).exists():
+                    continue
                 (written / name).parent.mkdir(parents=True, exist_ok=True)
                 (target / name).rename(written / name)
         if target.is_dir():

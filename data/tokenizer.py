@@ -177,6 +177,8 @@ def _tokenizer_folder(folder: Path) -> Path:
 def _read_settings(folder: Path) -> dict[str, Any]:
     """tokenizer_config.json; special_tokens_map.json goes before it, unless it lists the added tokens itself."""
     settings = _read_if_there(folder / "tokenizer_config.json")
+    if "additional_special_tokens" in settings and not settings.get("extra_special_tokens"):
+        settings["extra_special_tokens"] = settings.pop("additional_special_tokens")  # its name in transformers 5
     if "added_tokens_decoder" not in settings:
         renamed = _read_if_there(folder / "special_tokens_map.json")
         settings |= {key: value | {"special": True} if isinstance(value, dict) else value
@@ -276,7 +278,9 @@ def _listed_tokens(
     """The added tokens that the files list, by id."""
     if "added_tokens_decoder" in settings:
         return {int(number): _added_token(value) for number, value in settings["added_tokens_decoder"].items()}
-    listed, special = {}, {token.content for token in [*names.values(), *_extra_tokens(settings)]}
+    # As in transformers, those that only special_tokens_map.json calls additional are found after lower-casing.
+    extra = _extra_tokens({"extra_special_tokens": settings.get("extra_special_tokens")})
+    listed, special = {}, {token.content for token in [*names.values(), *extra]}
     for content, number in _read_if_there(folder / "added_tokens.json").items():
         listed[number] = AddedToken(content, normalized=content not in special, special=content in special)
     return listed | (whole.get_added_tokens_decoder() if whole else {})

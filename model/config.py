@@ -54,7 +54,6 @@ class ModelConfig:
     dense: tuple[DenseConfig, ...]
     normalize: bool
     max_length: int  # tokens a text is truncated to, special tokens included
-    lower_case: bool  # do_lower_case of sentence_bert_config.json
     prompts: tuple[tuple[str, str], ...] = ()  # (name, what is put before a text); a text gets none unless asked for
 
     def __post_init__(self):

@@ -143,7 +143,7 @@ def compile_layer(
     mesh: Mesh, encoder: EncoderConfig, dtype: jnp.dtype, *, rows: int, row_length: int, implementation: str
 ) -> Program:
     """One layer over `rows` packed rows per device, with dropout, and the gradient of its input and its weights."""
-    layers = abstract(declare(ModelConfig(encoder, "mean", (), True, row_length, True)))["layers"]
+    layers = abstract(declare(ModelConfig(encoder, "mean", (), True, row_length)))["layers"]
     weights = jax.tree.map(lambda leaf: _array(mesh, WHOLE, leaf.dtype, *leaf.shape[1:]), layers)
 
     def on_each_device(hidden, segments, dropout, gradient, weights):

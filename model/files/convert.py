@@ -29,6 +29,7 @@ def convert(config: ConvertConfig) -> None:
     model = load_model(folder)
     if (folder / OURS).exists():
         with new_folder(config.target) as written:
+            copy_tokenizer(model.tokenizer_folder, written)
             write_hugging_face(written, model)
     else:
         save_model(config.target, *model)
@@ -36,7 +37,10 @@ def convert(config: ConvertConfig) -> None:
 
 
 def write_hugging_face(folder, model: LoadedModel) -> None:
-    """Writes config.json, weights, modules and tokenizer as sentence-transformers lays them out, in stored dtypes."""
+    """Writes config.json, weights and modules beside the tokenizer, as sentence-transformers lays them out.
+
+    Tensors have the dtypes that they were stored in.
+    """
     write_json(folder / "config.json", to_hugging_face(model.config.encoder))
     dense_folders = write_modules(folder, model.config)
     encoder, heads = dict(model.origin.left_out), [{} for _ in model.config.dense]
@@ -53,4 +57,3 @@ def write_hugging_face(folder, model: LoadedModel) -> None:
     write_tensors(folder / "model.safetensors", encoder)
     for place, tensors in zip(dense_folders, heads):
         write_tensors(place / "model.safetensors", tensors)
-    copy_tokenizer(model.tokenizer_folder, folder)

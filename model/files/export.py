@@ -13,7 +13,7 @@ from pathlib import Path
 import numpy as np
 from absl import logging
 
-from data.files import new_folder, read_json, write_json
+from data.files import new_folder
 from data.tokenizer import load_tokenizer
 from flags import REQUIRED, flag
 from model.config import ModelConfig
@@ -73,24 +73,10 @@ def export_sentence_transformers(
     Raises ValueError if it exists with files in it, unless `replace` is set, and OSError if it cannot be written.
     """
     with new_folder(folder, replace=replace) as written:
+        load_tokenizer(tokenizer_folder).to_folder(
+            written, model_max_length=config.max_length, model_input_names=["input_ids", "attention_mask"])
         write_hugging_face(written, LoadedModel(config, parameters, Path(tokenizer_folder), Origin({}, {})))
-        _write_tokenizer(written, config, Path(tokenizer_folder))
         (written / "README.md").write_text(model_card(config, parameters, card), encoding="utf-8")
-
-
-def _write_tokenizer(folder: Path, config: ModelConfig, tokenizer_folder: Path) -> None:
-    """tokenizer.json as training used it, and settings that make transformers use just that.
-
-    transformers 5 builds BertTokenizer or RobertaTokenizer anew from the vocabulary and the settings, whatever
-    tokenizer.json says of lower-casing; PreTrainedTokenizerFast takes the file as it is.
-    """
-    load_tokenizer(tokenizer_folder).to_folder(folder)
-    settings = read_json(folder / "tokenizer_config.json") | {
-        "tokenizer_class": "PreTrainedTokenizerFast",
-        "model_max_length": config.max_length,
-        "model_input_names": ["input_ids", "attention_mask"],
-    }
-    write_json(folder / "tokenizer_config.json", settings)
 
 
 def model_card(config: ModelConfig, parameters: Tree, card: ModelCard) -> str:

@@ -9,6 +9,7 @@ from typing import NamedTuple
 
 from data.files import read_json, write_json
 from data.formats import Prompts
+from data.tokenizer import sentence_settings
 from model.config import DenseConfig, EncoderConfig, ModelConfig
 
 _POOLING_FLAGS = {  # key of 1_Pooling/config.json before sentence-transformers 6 -> pooling_mode of 6
@@ -101,26 +102,27 @@ def _read_dense(path: Path) -> DenseConfig:
     )
 
 
-def read_settings(transformer: Path, encoder: EncoderConfig) -> tuple[int, bool]:
-    """(max_length, lower_case) of the Transformer module.
+def read_max_length(transformer: Path, encoder: EncoderConfig) -> int:
+    """Tokens that the Transformer module reads of a text, special ones included.
 
     max_seq_length of sentence_*_config.json; else model_max_length of tokenizer_config.json, at most the positions.
     """
-    paths = sorted(transformer.glob("sentence_*_config.json"))
-    settings = read_json(paths[0]) if paths else {}
-    max_length = settings.get("max_seq_length")
+    max_length = sentence_settings(transformer).get("max_seq_length")
     if max_length is None:
         path = transformer / "tokenizer_config.json"
         max_length = (read_json(path) if path.exists() else {}).get("model_max_length", _UNSET_LENGTH)
         max_length = int(min(max_length, encoder.max_positions))
-    return max_length, bool(settings.get("do_lower_case", False))
+    return max_length
 
 
 def write_modules(folder: Path, config: ModelConfig) -> list[Path]:
     """Writes modules.json and the modules' own settings; returns the folders of the Dense heads, for their weights.
 
+    The tokenizer's files are there already: lower-casing before the tokenizer is kept as they have it.
+
     "pooler" pooling becomes what it is: the first token, then a Dense with tanh (the first of the heads).
     """
+    lower_case = bool(sentence_settings(folder).get("do_lower_case", False))
     dense = config.dense
     if config.pooling == "pooler":
         size = config.encoder.hidden_size
@@ -148,7 +150,7 @@ def write_modules(folder: Path, config: ModelConfig) -> list[Path]:
     if config.normalize:
         write_json(folder / listed[-1]["path"] / "config.json", {})
     write_json(folder / "sentence_bert_config.json",
-               {"max_seq_length": config.max_length, "do_lower_case": config.lower_case})
+               {"max_seq_length": config.max_length, "do_lower_case": lower_case})
     write_json(folder / "config_sentence_transformers.json",
                {"prompts": dict(config.prompts), "default_prompt_name": None, "similarity_fn_name": "cosine"})
     return dense_folders

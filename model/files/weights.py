@@ -24,7 +24,7 @@ from data.files import new_folder, read_json, set_default_permissions, write_jso
 from data.tokenizer import COMPANION_FILES, TextTokenizer
 from model.config import DenseConfig, EncoderConfig, ModelConfig, from_hugging_face
 from model.files.folders import OURS, find_model
-from model.files.modules import Modules, read_modules, read_settings
+from model.files.modules import Modules, read_max_length, read_modules
 from model.files.names import canonical_name, flatten, from_tensors, is_skipped, tensor_shapes, unflatten
 from model.parameters import Tree, declare
 
@@ -158,10 +158,8 @@ def _model_config(folder: Path, modules: Modules) -> ModelConfig:
         raise ValueError(f"{modules.transformer} has no config.json")
     try:
         encoder = from_hugging_face(read_json(path))
-        max_length, lower_case = read_settings(modules.transformer, encoder)
-        return ModelConfig(
-            encoder, modules.pooling, modules.dense, modules.normalize, max_length, lower_case, modules.prompts
-        )
+        max_length = read_max_length(modules.transformer, encoder)
+        return ModelConfig(encoder, modules.pooling, modules.dense, modules.normalize, max_length, modules.prompts)
     except ValueError as error:
         raise ValueError(f"{folder}: {error}") from error
 

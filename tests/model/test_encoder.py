@@ -69,7 +69,7 @@ def random_texts(seed: int, count: int = 14, longest: int = 40) -> list[np.ndarr
 def small_model(pooling: str = "mean", **changes) -> tuple[ModelConfig, dict]:
     """A small random BERT with dropout, and its parameters."""
     encoder = from_hugging_face(BERT, pooler=True)
-    config = ModelConfig(dataclasses.replace(encoder, **changes), pooling, (), True, 64, False)
+    config = ModelConfig(dataclasses.replace(encoder, **changes), pooling, (), True, 64)
     return config, initialize(declare(config), jax.random.key(3))
 
 
@@ -98,7 +98,7 @@ def test_hidden_states_equal_transformers(transformers_folder, family):
     tensors = load_file(f"{transformers_folder}/{family}.safetensors")
     encoder = from_hugging_face(values, pooler="pooler.dense.weight" in tensors)
     assert from_hugging_face(to_hugging_face(encoder), pooler=encoder.pooler) == encoder
-    parameters = from_tensors(ModelConfig(encoder, "mean", (), True, 64, False), tensors)
+    parameters = from_tensors(ModelConfig(encoder, "mean", (), True, 64), tensors)
 
     packed = pack_texts(texts, None, 64, encoder.pad_token_id)
     assert packed.segments.max() > 1
@@ -124,7 +124,7 @@ def test_embeddings_of_the_real_minilm_equal_sentence_transformers(peer, minilm)
     )
     tokens, expected = [np.array(ids, np.int32) for ids in expected[0]], np.array(expected[1])
     encoder = from_hugging_face(json.loads((minilm / "config.json").read_text()), pooler=True)
-    config = ModelConfig(encoder, "mean", (), True, 256, True)
+    config = ModelConfig(encoder, "mean", (), True, 256)
     parameters = from_tensors(config, load_file(minilm / "model.safetensors"))
     packed = pack_texts(tokens, None, 128, encoder.pad_token_id)
     found = jax.jit(functools.partial(embed, config=config))(parameters, packed=packed)

@@ -12,7 +12,7 @@ from model.parameters import abstract, declare, initialize, partition_specs
 from sharding.rules import AxisRules
 
 ROBERTA = EncoderConfig("roberta", 300, 32, 2, 4, 64, 40, 1, "gelu", 1e-5, 0.1, 0.1, 1, 2, 0.05, True)
-MODEL = ModelConfig(ROBERTA, "mean", (DenseConfig(32, 16, True, "tanh"),), True, 40, False)
+MODEL = ModelConfig(ROBERTA, "mean", (DenseConfig(32, 16, True, "tanh"),), True, 40)
 
 
 def test_initial_values_are_those_of_hugging_face():

@@ -41,7 +41,7 @@ def test_pool_equals_numpy(pooling):
 def test_heads_and_empty_slots(pooling, is_normalized):
     encoder = EncoderConfig("bert", 50, 8, 1, 2, 16, 32, 2, "gelu", 1e-12, 0.1, 0.1, 0, 0, 0.5, True)
     heads = (DenseConfig(8, 12, True, "tanh"), DenseConfig(12, 5, False, "identity"))
-    config = ModelConfig(encoder, pooling, heads, is_normalized, 32, False)
+    config = ModelConfig(encoder, pooling, heads, is_normalized, 32)
     parameters = jax.tree.map(np.asarray, initialize(declare(config), jax.random.key(0)))
     parameters["pooler"]["bias"] = parameters["pooler"]["bias"] + 0.3
     generator = np.random.default_rng(1)

@@ -25,7 +25,7 @@ MODEL = ModelConfig(
         type_vocab_size=2, activation="gelu", layer_norm_epsilon=1e-12, hidden_dropout=0.1, attention_dropout=0.1,
         pad_token_id=0, position_offset=0, initializer_range=0.2, pooler=False,
     ),
-    pooling="mean", dense=(), normalize=True, max_length=32, lower_case=False,
+    pooling="mean", dense=(), normalize=True, max_length=32,
 )
 
 

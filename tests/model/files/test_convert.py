@@ -11,6 +11,7 @@ import numpy as np
 import pytest
 from safetensors.numpy import load_file, save_file
 
+from data.tokenizer import load_tokenizer
 from model.files.convert import ConvertConfig, convert
 from model.files.folders import find_model
 from model.files.weights import load_model
@@ -265,7 +266,14 @@ def test_old_module_files(peer_models, tmp_path):
     new = load_model(model.sentence_transformers)
     read = load_model(source)
     assert read.config.max_length == 40 and read.tokenizer_folder == old
-    assert read.config.pooling == "cls" and read.config.lower_case and not new.config.lower_case
+    assert read.config.pooling == "cls"
+    tokenizers = [load_tokenizer(each.tokenizer_folder) for each in (read, new)]
+    assert tokenizers[0].fingerprint != tokenizers[1].fingerprint  # lower-casing is a part of it
+    for format_ in ("ours", "theirs"):  # .. and stays one, there and back
+        convert(ConvertConfig(source=str(source), target=str(tmp_path / format_)))
+        source = tmp_path / format_
+        assert load_tokenizer(load_model(source).tokenizer_folder).fingerprint == tokenizers[0].fingerprint
+    source = tmp_path / "source"
     assert read.config.dense == new.config.dense
     modules.append(modules.pop(1))
     (source / "modules.json").write_text(json.dumps(modules))

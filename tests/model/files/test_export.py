@@ -2,6 +2,7 @@
 
 import dataclasses
 import json
+import shutil
 
 import jax
 import numpy as np
@@ -49,8 +50,10 @@ def exported(peer_models, peer, tmp_path_factory):
     parent = tmp_path_factory.mktemp("exported")
     models = {name: load_model(peer_models[name].sentence_transformers) for name in CASES}
     models["pooler"] = with_pooler(models["bert-cls-dense"])
-    roberta = models["roberta"]
-    models["lower-case"] = roberta._replace(config=dataclasses.replace(roberta.config, lower_case=True))
+    lower_case = parent / "source"
+    shutil.copytree(peer_models["roberta"].sentence_transformers, lower_case)
+    (lower_case / "sentence_bert_config.json").write_text('{"max_seq_length": 40, "do_lower_case": true}')
+    models["lower-case"] = load_model(lower_case)
     for name, model in models.items():
         export_sentence_transformers(parent / name, model.config, model.parameters, model.tokenizer_folder, CARD)
     said = peer(ENCODE, texts=TEXTS, folders={name: str(parent / name) for name in models})
