@@ -138,7 +138,8 @@ def _from_texts(values, what: str) -> RawExample:
         return RawExample("pair", texts, 1)
     if len(texts) == 3:
         return RawExample("triplet", texts, 1)
-    raise BadLine(f"{what} must have 2 or 3 texts")
+    advice = ": keep only the columns of texts, or set --tsv=parallel" if what == "a TSV line" else ""
+    raise BadLine(f"{what} must have 2 or 3 texts{advice}")
 
 
 def _from_columns(cells: list[str]) -> RawExample:

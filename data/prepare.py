@@ -73,7 +73,7 @@ class PrepareConfig:
         maximum=MAX_STORED_TOKENS)
     records_per_shard: int = flag(1_000_000, "examples per shard file", minimum=1)
     max_bad_share: float = flag(
-        0.01, "largest share of bad lines that a file may have; bad lines are left out and counted", minimum=0, maximum=1)
+        0.01, "largest share of bad lines that a file may have; they are left out and counted", minimum=0, maximum=1)
     tsv: Literal["texts", "parallel"] = flag(
         "texts", "how the columns of .tsv files are read. texts: a pair or triplet; parallel: a text, its translations")
     tsv_header: bool = flag(False, "the first line of each .tsv file holds column names and is skipped")
