@@ -24,10 +24,10 @@ class RaggedTexts(NamedTuple):
 
 
 def draw_texts(table: RecordTable, choices: np.ndarray, texts_per_example: int) -> np.ndarray:
-    """The texts that stand for each example: [K, b] int64 places in its record, NO_TEXT where it has no negative.
+    """Draws the texts of each example: [K, b] int64 places in its record, NO_TEXT if it has no negative.
 
     A set gives two different texts; any other kind its query, one positive and, if K = 3, one negative.
-    choices [b, 4] uint64 are random words; a remainder of 64 bits is even enough for lists of any length.
+    choices [b, 4] uint64 are random words. Remainders of 64-bit words are even enough for lists of any length.
     """
     num_texts = table.headers["num_texts"].astype(np.int64)
     num_positives = table.headers["num_positives"].astype(np.int64)

@@ -1,4 +1,4 @@
-"""Training files: one example a line, read in blocks of bytes and parsed line by line.
+"""Training files: one example per line, read in blocks of bytes and parsed line by line.
 
     .jsonl[.gz]  ["a", "b"]                                     a pair: query and positive
                  ["anchor", "positive", "negative"]             a triplet
@@ -7,14 +7,15 @@
                  {"query": "a", "pos": ["b", ...]}              the query with one positive, drawn at load time
                  {"query": "a", "pos": [...], "neg": [...]}     with one positive and one negative, drawn at load time;
                                                                 optional "pos_scores" and "neg_scores": [number, ...]
-    .tsv[.gz]    a<TAB>b or anchor<TAB>positive<TAB>negative; a header line only where --tsv_header says so.
-                 With --tsv=parallel: a<TAB>its translation<TAB>another .., any number of columns, an empty one where
-                 there is none: column 0 is the query, with one translation as its positive, drawn at load time
-    .txt[.gz]    one text a line: query and positive are the same text, so its two views differ by dropout alone
+    .tsv[.gz]    a<TAB>b or anchor<TAB>positive<TAB>negative; a header line only with --tsv_header.
+                 With --tsv=parallel: a<TAB>its translation<TAB>another .., any number of columns, empty if there is
+                 no translation: column 0 is the query, with one translation as its positive, drawn at load time
+    .txt[.gz]    one text per line: query and positive are the same text, and differ only by dropout
 
 A text is stripped of white space at both ends. A file holds examples of one kind, that of its first good line: pairs,
-triplets, sets, query lists, or query lists with negatives. Any other line is bad; so is one that is not UTF-8, not
-JSON, of another shape, or has an empty text.
+triplets, sets, query lists, or query lists with negatives. Any other line is bad, and so is a line that is not UTF-8,
+not JSON, of another shape, or has an empty text. Blank lines are skipped. Other keys of an object are ignored.
+Suffixes may be in upper case.
 """
 
 import gzip
@@ -34,7 +35,7 @@ _QUERY_KEYS = {"query", "pos", "neg", "pos_scores", "neg_scores"}
 
 
 class BadLine(ValueError):
-    """A line that is no example; the message is the reason."""
+    """A line that holds no example; the message is the reason."""
 
 
 class BlankLine(BadLine):
@@ -42,7 +43,7 @@ class BlankLine(BadLine):
 
 
 class Prompts(NamedTuple):
-    """What is put before a text, by its role."""
+    """The text that is put before each text, by role."""
 
     query: str = ""
     document: str = ""  # positives and negatives
@@ -73,7 +74,7 @@ class RawExample(NamedTuple):
 
 
 def syntax_of(path: str | Path) -> str | None:
-    """"json", "tsv" or "text" by the file's name; None for a file of no training format."""
+    """"json", "tsv" or "text" by the file's name; None if it is no training file."""
     name = str(path).lower().removesuffix(".gz")
     return next((syntax for suffix, syntax in SUFFIXES.items() if name.endswith(suffix)), None)
 
@@ -137,7 +138,8 @@ def _from_texts(values, what: str) -> RawExample:
         return RawExample("pair", texts, 1)
     if len(texts) == 3:
         return RawExample("triplet", texts, 1)
-    raise BadLine(f"{what} must have 2 or 3 texts")
+    advice = ": keep only the columns of texts, or set --tsv=parallel" if what == "a TSV line" else ""
+    raise BadLine(f"{what} must have 2 or 3 texts{advice}")
 
 
 def _from_columns(cells: list[str]) -> RawExample:
@@ -183,13 +185,13 @@ def _clean(text) -> str:
     if not text.isascii():
         try:
             text.encode()
-        except UnicodeEncodeError:  # JSON's \ud800 alone
+        except UnicodeEncodeError:  # JSON's \ud800 without its other half
             raise BadLine("a text has half a surrogate pair") from None
     return text
 
 
 class SourceFile:
-    """One training file as blocks of whole lines; counts the bytes it has read of it and their CRC-32."""
+    """One training file as blocks of whole lines; counts the bytes read and their CRC-32."""
 
     def __init__(self, path: Path, tsv_header: bool = False, tsv: Literal["texts", "parallel"] = "texts"):
         self.path = path
@@ -206,7 +208,7 @@ class SourceFile:
     def blocks(self, block_bytes: int = BLOCK_BYTES) -> Iterator[tuple[int, bytes]]:
         """(number of the first line, whole lines of about block_bytes bytes); the first line of a file is 1.
 
-        Raises ValueError naming the file if it is empty, if a gzip is truncated or damaged, or if it is no gzip.
+        Raises ValueError naming the file if it is empty, or is a truncated or damaged gzip file.
         """
         try:
             yield from self._blocks(block_bytes)

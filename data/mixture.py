@@ -83,7 +83,7 @@ def read_data_config(path: str | os.PathLike) -> dict[str, int]:
                 "to leave the dataset out, remove its entry"
             )
         if name in weights:
-            raise ValueError(f"{path}: entry {number}: {name} is there twice")
+            raise ValueError(f"{path}: entry {number}: {name} is listed twice")
         weights[name] = weight
     return weights
 
@@ -184,7 +184,7 @@ def split_tree(weights: tuple[int, ...]) -> tuple[list[int], list[tuple[int, int
 
 
 def draw_examples(mixture: Mixture, datasets: np.ndarray, draws: np.ndarray) -> np.ndarray:
-    """Draws [b] of datasets [b] -> examples [b]: each n draws of a dataset are an epoch with an order of its own."""
+    """Draws [b] of datasets [b] -> examples [b]: every n draws of a dataset are an epoch with its own order."""
     sizes = np.asarray(mixture.sizes, np.int64)[datasets]
     epochs, positions = np.divmod(draws, sizes)
     seeds = random_words(dataset_streams(mixture.seed, mixture.names)[datasets], epochs)
@@ -193,7 +193,7 @@ def draw_examples(mixture: Mixture, datasets: np.ndarray, draws: np.ndarray) -> 
 
 @functools.lru_cache(maxsize=4)
 def dataset_streams(seed: int, names: tuple[str, ...]) -> np.ndarray:
-    """[D] uint64. Of the name, not of the place in the list: other datasets do not change the order of this one."""
+    """[D] uint64, derived from the name only, so that other datasets do not change the order of this one."""
     return np.array([stream(seed, f"dataset {name}") for name in names])
 
 
@@ -204,7 +204,7 @@ def permute(positions: np.ndarray, sizes: np.ndarray, seeds: np.ndarray) -> np.n
     row, or its column, by a hash of the other coordinate, which is a bijection of the grid. An image outside 0 .. n-1
     walks on through the network until it is inside (Black and Rogaway, Ciphers with Arbitrary Finite Domains, 2002).
     grain.experimental.index_shuffle does the same for one index at a time in a domain of at least 2^16: 2 us an index,
-    20 us where n = 1,000, 3 ms where n = 5. This one takes 0.1 us.
+    20 us if n = 1,000, 3 ms if n = 5. This one takes 0.1 us.
     """
     sizes = sizes.astype(np.uint64)
     columns = np.ceil(np.sqrt(sizes.astype(np.float64))).astype(np.uint64)

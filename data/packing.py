@@ -1,6 +1,6 @@
 """Packing: several texts share a row of fixed length and are told apart by segment ids.
 
-Legend (this module): P packing blocks, T texts a block, R rows a block, L tokens a row (row_length), S the most
+Legend (this module): P packing blocks, T texts per block, R rows per block, L tokens per row (row_length), S the most
 segments a row holds, N tokens of all texts.
 A text of length 0 is an *empty slot*: an example without a negative, or padding of the number of texts.
 """
@@ -39,7 +39,7 @@ class Placement(NamedTuple):
 
 
 def max_segments(row_length: int) -> int:
-    """S, the most segments a row may hold: the model pools over a fixed number of segments a row."""
+    """S, the most segments a row may hold: the model pools over a fixed number of segments per row."""
     return max(1, row_length // TOKENS_PER_SEGMENT)
 
 
@@ -127,7 +127,7 @@ def pack_blocks(
     text_ids: np.ndarray,  # [P, T] uint64, 0 = empty slot
     row_length: int,
     pad_id: int,
-    num_rows: int | None = None,  # rows a block; None: the row count that holds the fullest block
+    num_rows: int | None = None,  # rows per block; None: the row count that holds the fullest block
     row_counts: Sequence[int] = (),
 ) -> tuple[PackedTexts, int]:
     """Packs P blocks of T texts each; returns them and the rows that the fullest block needed.

@@ -5,14 +5,18 @@
 Formats: see data/formats.py. Layout of OUT: see data/shards.py. A dataset is a file below --source_dir; its name is the
 path of the file below it ("stackexchange/titles.jsonl.gz"). --data_config names the datasets and their weights, as a
 JSON list of {"name", "weight", "lines"}; OUT/data_config.json is written for the loader. Without --data_config every
-training file below --source_dir is a dataset, of a weight proportional to the square root of its lines: in proportion
-to the lines the largest file would crowd out the rest, and equal weights would repeat the smallest ones.
+training file below --source_dir is a dataset, and its weight is the square root of its number of examples. (With
+weights proportional to the examples, the largest file would crowd out the rest; equal weights would repeat the
+smallest files too often.) Files of other formats, licences and readmes are left out, and one line names them.
 
---query_prompt and --document_prompt are put before the texts that are tokenised. Text ids stay those of the texts
-alone, so that a text is no negative of itself in either role. The manifest hands the prompts on to the trained model.
+The first block of each file is checked before anything is tokenised (data/first_block.py). Blank lines are skipped.
 
-The same command run again skips the datasets that are finished: those whose source (size and time, or checksum),
-tokenizer and options are what they were. Nothing half-written is ever taken for finished.
+--query_prompt and --document_prompt are put before the texts that are tokenised. Text ids are computed without the
+prompts, so a text is never a negative of itself in either role. The trained model takes the prompts from the manifest.
+
+If the same command is run again, it skips finished datasets: those whose source (size and time, or checksum),
+tokenizer and options have not changed. A half-written dataset is never taken for finished. Ctrl-C keeps what is
+finished.
 """
 
 import collections
@@ -58,21 +62,24 @@ PRINTED_BAD_LINES = 5  # of each dataset; the manifest names more
 
 @dataclasses.dataclass(frozen=True)
 class PrepareConfig:
-    source_dir: str = flag(REQUIRED, "folder of training files (.jsonl, .tsv, .txt, each also with .gz)")
-    tokenizer: str = flag(REQUIRED, "MODEL whose tokenizer is used: a folder, a tokenizer.json or a hub id")
-    data_dir: str = flag(REQUIRED, "folder to write: shards, manifests, tokenizer, data_config.json")
-    data_config: str = flag("", 'JSON list of {"name", "weight", "lines"}; empty: every training file')
+    source_dir: str = flag(
+        REQUIRED, "folder of training files (.jsonl, .tsv, .txt, each also with .gz); its subfolders are read too")
+    tokenizer: str = flag(REQUIRED, "model whose tokenizer is used: a folder, a tokenizer.json or a hub id")
+    data_dir: str = flag(REQUIRED, "folder that is written: shards, manifests, tokenizer, data_config.json")
+    data_config: str = flag(
+        "", 'file with a JSON list of {"name", "weight", "lines"}: the datasets to prepare; empty: every training file')
     max_tokens_per_text: int = flag(
-        512, "tokens of a text that are stored; a longer text is counted as truncated", minimum=1,
+        512, "tokens stored per text; longer texts are truncated and counted", minimum=1,
         maximum=MAX_STORED_TOKENS)
-    records_per_shard: int = flag(1_000_000, "examples of one shard file", minimum=1)
-    max_bad_share: float = flag(0.01, "share of bad lines above which a file is an error", minimum=0, maximum=1)
+    records_per_shard: int = flag(1_000_000, "examples per shard file", minimum=1)
+    max_bad_share: float = flag(
+        0.01, "largest share of bad lines that a file may have; they are left out and counted", minimum=0, maximum=1)
     tsv: Literal["texts", "parallel"] = flag(
-        "texts", "what the columns of .tsv files are: a pair or triplet of texts, or a text and its translations")
-    tsv_header: bool = flag(False, "the first line of each .tsv file is a header")
-    query_prompt: str = flag("", 'put before each query, the first text of an example, as in "query: "')
-    document_prompt: str = flag("", 'put before each positive and negative, as in "passage: "')
-    workers: int = flag(0, "tokenising processes; 0: one for each core", minimum=0)
+        "texts", "how the columns of .tsv files are read. texts: a pair or triplet; parallel: a text, its translations")
+    tsv_header: bool = flag(False, "the first line of each .tsv file holds column names and is skipped")
+    query_prompt: str = flag("", 'text put before each query (the first text of an example), such as "query: "')
+    document_prompt: str = flag("", 'text put before each positive and negative, such as "passage: "')
+    workers: int = flag(0, "processes that tokenise; 0: one per core", minimum=0)
 
 
 def prepare(config: PrepareConfig) -> None:
@@ -122,12 +129,12 @@ def _check_prompts(config: PrepareConfig, names: list[str]) -> None:
         if manifest["name"] not in names and found != _prompts(config):
             raise ValueError(
                 f"{config.data_dir}/{manifest['name']} was prepared with {found}, not {_prompts(config)}: all datasets "
-                "of a folder have the same. Choose another --data_dir or delete this dataset."
+                "of a folder share their prompts. Choose another --data_dir or delete this dataset."
             )
 
 
 def _finished_manifests(data_dir: Path) -> list[dict]:
-    """The manifests of all datasets in DATA_DIR, earlier runs' too."""
+    """The manifests of all datasets in DATA_DIR, those of earlier runs included."""
     folders = [path.parent for path in sorted(data_dir.rglob("manifest.json"))]
     finished = [folder for folder in folders if folder != data_dir and not folder.name.endswith(".partial")]
     return [json.loads((folder / "manifest.json").read_text()) for folder in finished]
@@ -163,7 +170,7 @@ def _options(config: PrepareConfig, name: str) -> dict:
 
 
 def _finished_manifest(config: PrepareConfig, name: str, fingerprint: str) -> dict | None:
-    """The manifest of a dataset that need not be prepared again."""
+    """The manifest of a dataset that is finished and unchanged, else None."""
     folder = Path(config.data_dir) / name
     if not (folder / "manifest.json").exists():
         return None
@@ -172,7 +179,7 @@ def _finished_manifest(config: PrepareConfig, name: str, fingerprint: str) -> di
     if any(manifest[key] != value for key, value in current.items()):
         return None
     if manifest["skipped"]["count"] > config.max_bad_share * manifest["lines"]:
-        return None  # it is read again to fail as it would have
+        return None  # reading it again raises the error
     shards_whole = all(
         (folder / shard["file"]).exists() and (folder / shard["file"]).stat().st_size == shard["bytes"]
         for shard in manifest["shards"]
@@ -208,7 +215,9 @@ def _write_datasets(config: PrepareConfig, names: list[str], fingerprint: str) -
             writer.require_few_bad_lines(config.max_bad_share)
             manifests[name] = writer.finish(fingerprint, _options(config, name))
     except concurrent.futures.process.BrokenProcessPool as error:
-        raise OSError(f"a tokenising process died, perhaps for want of memory: {workers} ran (--workers)") from error
+        raise OSError(
+            f"one of {workers} tokenising processes died, perhaps because memory ran out: set a smaller --workers"
+        ) from error
     finally:
         progress.close()
         pool.shutdown(wait=True, cancel_futures=True)
@@ -231,7 +240,7 @@ def _map_in_order(
     items: Iterator[tuple[str, Block]],
     depth: int,
 ) -> Iterator[tuple[str, Block, TokenisedBlock]]:
-    """Applies the function to each item in the pool; results in order, at most `depth` items under way."""
+    """Applies the function to each item in the pool; results come in order, with at most `depth` items in progress."""
     under_way = collections.deque()
     for name, block in items:
         with _without_ctrl_c():
@@ -279,7 +288,7 @@ def _warn_of_other_counts(data_config: str, lines: dict[str, int]) -> None:
 
 
 def summary_table(manifests: list[dict], unchanged: set[str]) -> str:
-    """One line a dataset, then the first skipped lines of each."""
+    """One line per dataset, then the first skipped lines of each."""
     width = max(len("dataset"), *(len(manifest["name"]) for manifest in manifests))
     columns = f"{'examples':>11} {'texts':>11} {'tokens/text':>11} {'truncated':>9} {'skipped':>8}"
     head = f"{'dataset':{width}}  {'kind':8} {columns}"

@@ -8,8 +8,8 @@
     DATA_DIR/<dataset name>/teacher-<fingerprint>/   a teacher's embeddings (data/teacher_store.py)
 
 A dataset's name is the path of its source file below --source_dir, as data_config.json writes it
-("stackexchange/titles.jsonl.gz"). Shards are written once, uncompressed and with one record a chunk
-(`group_size:1,uncompressed`): batched random reads give 460,000 records/s a core where zstd gives 200,000 and saves
+("stackexchange/titles.jsonl.gz"). Shards are written once, uncompressed and with one record per chunk
+(`group_size:1,uncompressed`): batched random reads give 460,000 records/s per core; zstd gives 200,000 and saves
 5 %. Riegeli's chunk hashes still detect a flipped bit in the data when the record is read; a truncated file or a
 damaged footer reads as an empty file without any error, which is why the size and the number of records are always
 compared with the manifest.
@@ -18,7 +18,7 @@ Bytes of a record (little-endian); n = number of texts:
 
     0   uint8        format version, 1
     1   uint8        kind: 0 pair, 1 triplet, 2 set, 3 lists
-    2   uint8        bytes of a token: 2 where the vocabulary has at most 65,536 entries, else 4
+    2   uint8        bytes of a token: 2 if the vocabulary has at most 65,536 entries, else 4
     3   uint8        1 if the example has scores, else 0
     4   uint32       n
     8   uint32       p, the number of positives
@@ -70,7 +70,7 @@ class Example(NamedTuple):
     kind: str  # one of KINDS
     texts: tuple[Text, ...]  # query, positives, negatives
     num_positives: int
-    scores: np.ndarray | None = None  # [len(texts) - 1] float32, NaN where there is none
+    scores: np.ndarray | None = None  # [len(texts) - 1] float32, NaN if a text has none
 
     @property
     def query(self) -> Text:
@@ -214,7 +214,7 @@ def open_writer(path: Path) -> ArrayRecordWriter:
 
 
 def checksum(path: Path) -> str:
-    """CRC-32 of a file as eight hexadecimal digits (1 GB/s or more a core)."""
+    """CRC-32 of a file as eight hexadecimal digits (at least 1 GB/s per core)."""
     crc = 0
     with open(path, "rb") as file:
         while block := file.read(CHECKSUM_BLOCK_BYTES):
@@ -272,7 +272,7 @@ def verify_shard(path: Path, shard: dict, verify: str, command: str = "prepare")
 
 
 def allow_open_files(count: int) -> None:
-    """Raises the soft limit on open files where `count` more would not fit (a mixture keeps every shard open)."""
+    """Raises the soft limit on open files if `count` more would not fit (a mixture keeps every shard open)."""
     soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
     wanted = count + 512
     if soft != resource.RLIM_INFINITY and soft < wanted:
@@ -298,7 +298,7 @@ class RecordReader:
 
     def read_records(self, indices: Sequence[int]) -> list[bytes]:
         """The undecoded records of these indices, in their order."""
-        places: dict[int, list[int]] = {}  # shard -> where in `indices` its records are asked for
+        places: dict[int, list[int]] = {}  # shard -> positions in `indices` of its records
         indices = [int(index) for index in indices]
         for place, index in enumerate(indices):
             if not 0 <= index < len(self):
@@ -340,7 +340,7 @@ class DatasetReader(RecordReader):
         self.has_negatives: bool = manifest["has_negatives"]
 
     def read(self, indices: Sequence[int]) -> list[Example]:
-        """The examples of these indices, in their order. Many at a time: 10 us an example; one by one: 25 us."""
+        """The examples of these indices, in their order. Many at a time: 10 us per example; one by one: 25 us."""
         return [decode_record(record) for record in self.read_records(indices)]
 
 

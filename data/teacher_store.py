@@ -4,11 +4,11 @@
     DATA_DIR/<dataset>/teacher-<fingerprint>/00000-of-00004.arrayrecord   as many shards as the dataset has
 
 Record i belongs to example i of the dataset, and shards have as many records as the dataset's. `main.py teach` writes
-them (inference/teach.py). A teacher has a tokenizer of its own, so it is shown the source text, read again as prepare
-read it, without prepare's prompts; each example's text ids are compared with those of the dataset when they are
-written, and with those of the texts drawn when they are read. When prepare writes a dataset anew, its embeddings go
-with the old one. The fingerprint is a hash of the teacher's configuration, parameters and tokenizer. Embeddings are
-stored as they leave the teacher's last head, not normalised.
+them (inference/teach.py). A teacher has its own tokenizer, so it gets the source text, read again as prepare
+read it, without prepare's prompts. Each example's text ids are compared with those of the dataset when they are
+written, and with those of the texts drawn when they are read. When prepare writes a dataset again, the old
+embeddings are removed. The fingerprint is a hash of the teacher's configuration, parameters and tokenizer. Embeddings
+are stored as the teacher's last head gives them, not normalised.
 
 Bytes of a record (little-endian); n = 1 (the first text: the query) or all texts of the example, d = width:
 
@@ -55,13 +55,13 @@ _HEADER = np.dtype([("version", "u1"), ("dtype", "u1"), ("zero", "<u2"), ("num_t
 
 
 class Teacher(NamedTuple):
-    """What the embeddings of all datasets of a mixture have in common."""
+    """What the embeddings of all datasets of a mixture share."""
 
     fingerprint: str
     width: int
     texts: Literal["all", "first"]
     dtype: Literal["float32", "float16"]
-    normalize: bool  # the teacher has a Normalize module, which is left to whoever reads the embeddings
+    normalize: bool  # the teacher has a Normalize module, which the reader of the embeddings applies
 
 
 class ExampleTexts(NamedTuple):
@@ -87,7 +87,7 @@ def gather_embeddings(
 ) -> tuple[np.ndarray, np.ndarray]:
     """Reads the texts (examples[i], places[i]): text ids [M] uint64 and embeddings [M, d] float32.
 
-    Both are 0 where there is no text or the record has none at that place.
+    Both are 0 if there is no text, or the record has none at that place.
     """
     joined = b"".join(records)
     sizes = np.fromiter(map(len, records), np.int64, len(records))
@@ -187,7 +187,7 @@ def require_same_source(source_dir: str | Path, dataset: DatasetReader) -> None:
 def read_texts(source_dir: str | Path, dataset: DatasetReader, tokenizer: TextTokenizer) -> Iterator[ExampleTexts]:
     """The texts of each example of a dataset, in order, read again from its source as prepare read it.
 
-    prepare leaves out a line with a text that has no token: a line that is not the next example must be one.
+    prepare leaves out lines with a text that has no token, so each line that is not the next example must be one.
 
     Raises:
       ValueError: the text ids of a line are not those of the example that it should be, or examples are left over.
@@ -218,7 +218,7 @@ def _stored_ids(dataset: DatasetReader, window: int = 8192) -> Iterator[list[int
 
 
 def is_finished(data_dir: str | Path, dataset: DatasetReader, description: dict) -> bool:
-    """Whether the embeddings that `description` asks for are there, of this state of the dataset."""
+    """Whether the embeddings that `description` asks for exist for the present state of the dataset."""
     folder = store_folder(data_dir, dataset.name, description["fingerprint"])
     if not (folder / MANIFEST).exists():
         return False
@@ -233,7 +233,7 @@ def is_finished(data_dir: str | Path, dataset: DatasetReader, description: dict)
 def write_embeddings(
     data_dir: str | Path, dataset: DatasetReader, description: dict, records: Iterable[bytes]
 ) -> None:
-    """Writes the records of all examples of a dataset, in order; the folder gets its name when it is whole.
+    """Writes the records of all examples of a dataset, in order; the folder gets its name when it is complete.
 
     description: {"format", "teacher", "fingerprint", "width", "texts", "dtype", "normalize", ..} of the manifest.
     """

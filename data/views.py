@@ -1,17 +1,17 @@
-"""Views: what is shown of an example. Two versions of one text stand in for a pair (SCT, and SimCSE before it).
+"""Views: which texts of an example are encoded. Two versions of one text can replace a pair (SCT, SimCSE).
 
     given         the texts of the example: nothing is done here
     single        its first text, once
-    identical     its first text, twice: the views differ by the encoder's dropout alone
+    identical     its first text, twice: the views differ only by the encoder's dropout
     word_dropout  each word piece is left out with probability `rate`, never all of them
-    crop          a contiguous span of a share 1 - rate of the word pieces, one at least, at a random place
+    crop          a contiguous span of the word pieces at a random place: a share 1 - rate of them, at least one
 
 SCT's published numbers need "given": back-translations En-De-En and En-Fr-En of each sentence, as a .tsv file of two
-columns. "identical" is its ablation of that name. The other two stand in where there is no translation service; no
-published number of SCT was had with them. HPD encodes each text once: "single".
+columns. "identical" is its ablation of that name. The other two replace a translation service if there is none; SCT
+published no number for them. HPD encodes each text once: "single".
 
-The word pieces are those of the truncated text, and special tokens stay. What is drawn is a pure function of a view's
-stream of random words, one a word piece, whoever computes it and however the texts are packed.
+Views are made from the word pieces of the truncated text; special tokens stay. The draw is a pure function of a view's
+stream of random words, one per word piece: it does not depend on the host or on how texts are packed.
 """
 
 
@@ -46,7 +46,7 @@ def make_views(texts: RaggedTexts, views: Views, rate: float, streams: np.ndarra
 
 
 def drop_words(lengths: np.ndarray, rate: float, streams: np.ndarray) -> np.ndarray:
-    """[sum of lengths] bool: which word pieces stay; one at random of a text that would lose all."""
+    """[sum of lengths] bool: which word pieces stay; a text that would lose all keeps one at random."""
     words = random_words(np.repeat(streams, lengths), ragged_arange(lengths))
     kept = words >= np.uint64(rate * 2.0**64)
     starts = np.cumsum(lengths) - lengths

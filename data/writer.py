@@ -1,7 +1,7 @@
-"""One dataset's way from blocks of lines to shards: tokenised in worker processes, written by the main one.
+"""Turns one dataset's blocks of lines into shards: worker processes tokenise them, the main process writes them.
 
-A dataset is written in DATA_DIR/<name>.partial, its manifest last, and renamed to DATA_DIR/<name> when it is whole: a
-dataset folder that exists is finished, whenever the process was killed.
+A dataset is written to DATA_DIR/<name>.partial, its manifest last. The folder is renamed to DATA_DIR/<name> when it is
+complete. So a dataset folder that exists is finished, even if the process was killed.
 """
 
 import collections
@@ -42,7 +42,7 @@ _worker_tokenizer: TextTokenizer | None = None
 
 
 class Block(NamedTuple):
-    """What a worker needs to know of some lines."""
+    """Some lines, and what a worker needs to know to tokenise them."""
 
     first_line: int
     lines: bytes
@@ -61,7 +61,7 @@ class TokenisedBlock(NamedTuple):
 
 
 def start_worker(tokenizer_folder: str) -> None:
-    """Initialises a worker process: one tokenizer, one thread, and death when the parent dies (also by kill -9)."""
+    """Initialises a worker process: one tokenizer, one thread, and an end when its parent ends (kill -9 too)."""
     global _worker_tokenizer
     os.environ["TOKENIZERS_PARALLELISM"] = "false"  # the processes are the parallelism
     _worker_tokenizer = load_tokenizer(tokenizer_folder)
@@ -96,7 +96,7 @@ def parse_block(block: Block) -> tuple[list[tuple[int, RawExample]], list[tuple[
 
 
 def tokenise_block(block: Block, tokenizer: TextTokenizer) -> TokenisedBlock:
-    """Parses and tokenises the lines of a block; a bad line, or one of a text without tokens, is named and left out."""
+    """Parses and tokenises the lines of a block; bad lines, and those of a text without tokens, are left out."""
     numbered, bad_lines = parse_block(block)
     num_lines = len(numbered) + len(bad_lines)
     tokens = iter(tokenizer.encode([text for _, raw in numbered for text in raw.prompted(block.prompts)]))
@@ -134,14 +134,14 @@ def _plural(file_kind: str) -> str:
 def blocks_of(source: SourceFile, max_tokens: int, prompts: Prompts = NO_PROMPTS) -> Iterator[Block]:
     """The blocks of a file, each with the kind of the file, which its first good line decides.
 
-    Raises ValueError where the prompts differ and the texts have no roles: those of a set, or one text a line.
+    Raises ValueError if the two prompts differ and the texts have no roles: sets, or files of one text per line.
     """
     file_kind = None
     for first_line, lines in source.blocks():
         file_kind = file_kind or _first_kind(lines, source.syntax)
         if (file_kind == "set" or source.syntax == "text") and prompts.query != prompts.document:
             raise ValueError(
-                f"{source.path}: its texts are neither queries nor documents, so that they take one prompt, not "
+                f"{source.path}: its texts are neither queries nor documents, so they take the same prompt, not "
                 f"--query_prompt={prompts.query!r} and --document_prompt={prompts.document!r}"
             )
         yield Block(first_line, lines, source.syntax, file_kind, max_tokens, prompts)
@@ -155,7 +155,7 @@ def _first_kind(lines: bytes, syntax: str) -> str | None:
 
 
 class ShardWriter:
-    """Writes records to the shards of a folder; sizes says how many each takes, the last may get fewer."""
+    """Writes records to the shards of a folder. `sizes` gives the records per shard; the last may have fewer."""
 
     def __init__(self, folder: Path, sizes: Iterable[int]):
         self.folder = folder
@@ -180,7 +180,7 @@ class ShardWriter:
             self._writer = None
 
     def finish(self) -> list[dict]:
-        """Closes the last shard and gives all of them their names. Returns what a manifest says of each."""
+        """Closes the last shard and gives all shards their names. Returns the manifest's entry for each."""
         self._close_shard()
         shards = []
         for index, records in enumerate(self.shard_records):
@@ -230,7 +230,7 @@ class DatasetWriter:
                 self._shards.write(record)
 
     def require_few_bad_lines(self, max_bad_share: float) -> None:
-        """Raises if the file has no good line, or a larger share of bad ones than is allowed."""
+        """Raises ValueError if the file has no good line, or a larger share of bad lines than is allowed."""
         bad = self.reasons.total()
         named = named_reasons(self.source.path, self.bad_lines)
         if not self._shards.shard_records:
@@ -275,13 +275,13 @@ class DatasetWriter:
 
 
 def new_partial(folder: Path) -> None:
-    """An empty folder, whatever a run that was killed has left there."""
+    """Makes an empty folder and removes what a killed run may have left there."""
     shutil.rmtree(folder, ignore_errors=True)
     folder.mkdir(parents=True)
 
 
 def replace_folder(final: Path, partial: Path) -> None:
-    """Gives the partial folder its final name, in place of one of another state of the source or other options."""
+    """Gives the partial folder its final name and replaces an outdated folder of that name."""
     if final.exists():
         shutil.rmtree(final)
     os.rename(partial, final)
@@ -289,10 +289,10 @@ def replace_folder(final: Path, partial: Path) -> None:
 
 @contextlib.contextmanager
 def named_write_errors(folder: Path) -> Iterator[None]:
-    """Turns what ArrayRecord and the system say of a full or unwritable disk into an OSError that names the folder."""
+    """Turns errors of a full or unwritable disk into an OSError that names the folder."""
     try:
         yield
-    except RuntimeError as error:  # ArrayRecord's only kind
+    except RuntimeError as error:  # the only error that ArrayRecord raises
         raise OSError(f"cannot write in {folder}: {error}. Make room or choose another --data_dir") from error
     except OSError as error:
         if error.errno is None:
@@ -301,13 +301,13 @@ def named_write_errors(folder: Path) -> Iterator[None]:
 
 
 def source_state(path: Path) -> dict:
-    """Size and time of a source file: while they are equal it is taken to be unchanged."""
+    """Size and modification time of a source file; a file that keeps both is taken to be unchanged."""
     state = path.stat()
     return {"bytes": state.st_size, "mtime_ns": state.st_mtime_ns}
 
 
 def is_unchanged(manifest: dict, path: Path) -> bool:
-    """Whether a dataset's source is what it was: the same size and time, or the same size and CRC-32."""
+    """Whether a dataset's source has not changed: the same size and time, or the same size and CRC-32."""
     now, then = source_state(path), manifest["source"]
     if now["bytes"] != then["bytes"]:
         return False

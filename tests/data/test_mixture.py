@@ -288,7 +288,7 @@ def test_read_data_config(tmp_path):
     ("[{", "not JSON"),
     ([{"weight": 1}], 'entry 1: no "name"'),
     (["a"], 'entry 1: no "name"'),
-    ([{"name": "a", "weight": 1}, {"name": "a", "weight": 2}], "entry 2: a is there twice"),
+    ([{"name": "a", "weight": 1}, {"name": "a", "weight": 2}], "entry 2: a is listed twice"),
     *(([{"name": "a", "weight": 1}, {"name": "b", "weight": weight}], f"entry 2 \\(b\\).*not {json.dumps(weight)}")
       for weight in (0, -3, 1.5, "7", True, float("inf"))),
     ([{"name": "b"}], r"entry 1 \(b\).*not null"),

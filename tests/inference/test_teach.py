@@ -209,7 +209,7 @@ def test_killed_midway_then_the_same_command_completes(prepared, teacher, run_ma
 
 @pytest.mark.parametrize("flags, message", [
     (["--teacher=nowhere/at/all"], "nowhere/at/all"),
-    (["--data_dir=nowhere"], "nowhere is not a folder that `main.py prepare` finished"),
+    (["--data_dir=nowhere"], "nowhere does not exist. Run `python main.py prepare"),
     (["--source_dir=nowhere"], "there is no nowhere/pairs.jsonl.gz: --source_dir"),
     (["--pooling=pooler"], "pooling='pooler' needs an encoder with a pooler layer"),
 ])
