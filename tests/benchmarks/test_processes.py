@@ -22,7 +22,9 @@ print(json.dumps({"pids": [os.getpid(), child.pid]}), flush=True)
 time.sleep(300)
 """
 BENCHMARK = """
-import pathlib, subprocess, sys, tempfile
+import pathlib, signal, subprocess, sys, tempfile
+signal.signal(signal.SIGHUP, signal.SIG_DFL)  # a background job may inherit that they are ignored
+signal.signal(signal.SIGINT, signal.default_int_handler)
 from benchmarks.processes import WorkerProcess, run, stop_on_signals
 
 stop_on_signals("a benchmark")

@@ -86,7 +86,8 @@ def test_the_same_sweep_skips_what_is_finished_and_other_flags_are_refused(swept
 
 
 def test_sigterm_saves_the_run_under_way_and_the_same_command_resumes(run_main, sweep_flags, tmp_path):
-    arguments = ["sweep", *sweep_flags, "--grid=seed:0,1", f"--workdir={tmp_path}", "--eval_every=100"]
+    arguments = ["sweep", *sweep_flags, "--grid=seed:0,1", f"--workdir={tmp_path}", "--eval_every=100",
+                 "--num_steps=100000"]
     process = subprocess.Popen([sys.executable, str(REPOSITORY / "main.py"), *arguments], cwd=REPOSITORY,
                                env=with_devices(1), stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, text=True)
     path = tmp_path / "seed=0" / "metrics.jsonl"
