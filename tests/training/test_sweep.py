@@ -104,10 +104,11 @@ def test_sigterm_saves_the_run_under_way_and_the_same_command_resumes(run_main, 
     assert (row["status"], row["steps"]) == ("stopped", stopped)
 
     arguments = [*(argument for argument in arguments if "grid" not in argument), "--grid=seed:0"]
-    done = run_main(*arguments, f"--num_steps={stopped + 1}")  # the rest of it would take its time
-    assert f"{stopped + 1}/{stopped + 1}" in done.stderr and "resumed from" in done.stderr
+    total = stopped + 4  # more than the warm-up; the rest of it would take its time
+    done = run_main(*arguments, f"--num_steps={total}")
+    assert f"{total}/{total}" in done.stderr and "resumed from" in done.stderr
     [row] = json.loads((tmp_path / "sweep.json").read_text())
-    assert (row["status"], row["steps"]) == ("finished", stopped + 1)
+    assert (row["status"], row["steps"]) == ("finished", total)
 
 
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
