@@ -66,13 +66,6 @@ class Encoder:
         config = dataclasses.replace(loaded.config, max_length=max_length or loaded.config.max_length)
         return cls(config, loaded.parameters, load_tokenizer(loaded.tokenizer_folder), **options)
 
-    @classmethod
-    def from_parameters(
-        cls, config: ModelConfig, parameters: Tree, tokenizer: TextTokenizer, **options: Any
-    ) -> "Encoder":
-        """An encoder of parameters at hand (numpy, or arrays of this process's devices)."""
-        return cls(config, parameters, tokenizer, **options)
-
     def fingerprint(self) -> str:
         """Of the model and its tokenizer: see model.files.weights.model_fingerprint."""
         return model_fingerprint(self.config, self._parameters, self.tokenizer)

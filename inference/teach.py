@@ -73,7 +73,7 @@ def teach(config: TeachConfig) -> None:
     waiting = [dataset for dataset in datasets if not is_finished(config.data_dir, dataset, description)]
     for dataset in waiting:
         require_same_source(config.source_dir, dataset)
-    encoder = Encoder.from_parameters(
+    encoder = Encoder(
         model, parameters, tokenizer, dtype=config.teacher_dtype, batch_tokens=config.batch_tokens
     )
     total, done = (sum(map(len, some)) for some in (datasets, set(datasets) - set(waiting)))

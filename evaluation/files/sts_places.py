@@ -22,8 +22,7 @@
 
 "Any folder" is --data_dir or one at most four levels below it. Of several places the one of the lowest rank is read
 and the others are logged; two of one rank are an error. A file without splits is the test split. A folder of rank 3
-belongs to the year of whose parts it has the largest share (2012 has an OnWN, as have 2013 and 2014); of those of one
-year that with most files is meant.
+belongs to the year of whose parts it has the largest share (2012 to 2014 all have an OnWN); most files win in a year.
 
 SemEval 2013's SMT is left out, as in the published figures: its text is not distributed. STS22's scores are MTEB's,
 from 1 to 4, the most alike; MTEB's first version of it has empty texts, which are errors here, its second has none.

@@ -74,11 +74,11 @@ def test_bfloat16_is_near_float32(peer_models, encoder):
     assert half.dtype == np.float32 and 0.99 < cosines.min() < 1 - 1e-7
 
 
-def test_from_parameters_of_a_training_run(peer_models):
+def test_parameters_of_a_training_run(peer_models):
     """Random parameters on a device; two seeds give two encoders."""
     config, folder = read_config_only(peer_models["bert"].sentence_transformers)
     first, second = (
-        Encoder.from_parameters(
+        Encoder(
             config, initialize(declare(config), jax.random.key(seed)), load_tokenizer(folder), devices=jax.devices()[:2]
         ).encode(TEXTS)
         for seed in (0, 1)
