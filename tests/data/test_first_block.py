@@ -5,6 +5,7 @@ import re
 
 import pytest
 
+from data import first_block
 from data.first_block import check_first_block
 
 
@@ -81,3 +82,15 @@ def test_mostly_bad_lines(tmp_path):
     with pytest.raises(ValueError, match=r"99 of the first 100 lines are bad: .*:2: an object must"):
         check(tmp_path, "a.jsonl", lines)
     check(tmp_path, "a.jsonl", lines, max_bad_share=0.99)
+
+
+@pytest.mark.parametrize("rows, parallel, is_header", [
+    ([["title", "Katze"], *[["cat", "Hund"]] * 30], False, False),  # a dictionary of single words
+    ([["title", "Is this the heading of it?"], *[["A cat sleeps.", "A dog is awake."]] * 30], False, False),
+    ([["title", "Katze"], *[["A cat sleeps.", "Eine Katze."]] * 30], False, True),
+    ([["one", "two"], *[["three", "four"]] * 30], True, False),
+    ([["no", "so"], *[["A cat sleeps.", "A dog is awake."]] * 30], False, False),  # texts, not languages
+    ([["en", "de"], *[["A cat sleeps.", "Eine Katze."]] * 30], True, True),
+])
+def test_what_a_header_is(rows, parallel, is_header):
+    assert first_block._is_header(rows, parallel) is is_header
