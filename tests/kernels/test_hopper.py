@@ -137,16 +137,16 @@ def test_compiles_for_an_h200(masked):
     assert program.temp_bytes < 8192 * 65536 * 4 / 20
 
 
-def test_it_must_be_named(monkeypatch):
+def test_it_must_be_named(monkeypatch, caplog):
     """Until a GPU has run it."""
     monkeypatch.setattr(choice, "device_kind", lambda: "NVIDIA H100 80GB HBM3")
-    messages = []
-    monkeypatch.setattr(choice.logging, "info", lambda message, *values: messages.append(message % values))
     choose = functools.partial(choice.choose_implementation, "kernel", allowed=("auto", "xla", "hopper"))
     float32 = jnp.dtype("float32")
     choice._log_choice.cache_clear()
-    assert choose("auto", dtype=jnp.bfloat16) == choose("auto", dtype=jnp.bfloat16) == "xla"
-    assert messages == ["kernel: implementation=xla on NVIDIA H100 80GB HBM3"]
+    with caplog.at_level(logging.INFO, logger="absl"):
+        assert choose("auto", dtype=jnp.bfloat16) == choose("auto", dtype=jnp.bfloat16) == "xla"
+    assert [record.getMessage() for record in caplog.records] == [
+        "kernel: implementation=xla on NVIDIA H100 80GB HBM3"]
     assert choose("hopper", dtype=jnp.bfloat16) == "hopper"
     with pytest.raises(ValueError, match="'hopper': it takes bfloat16, not float32"):
         choose("hopper", dtype=float32, unsupported=lambda name: hopper.refusal(768, float32))
