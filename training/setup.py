@@ -19,7 +19,7 @@ from inference.embedding import unit_length
 from model.config import ModelConfig
 from model.files.modules import retrieval_prompts
 from model.parameters import initialize
-from sharding.layout import Layout, host_copy, local_blocks, place, shardings
+from sharding.layout import Layout, host_copy, local_blocks, place, ring_order, shardings
 from training.checkpoint import Checkpointer, Progress, has_checkpoint
 from training.checks import TrainingData
 from training.evaluators import Evaluation, make_evaluator
@@ -93,7 +93,7 @@ def set_up(config: TrainConfig, layout: Layout, data: TrainingData) -> tuple[Run
     if axes:  # a checkpoint has them; only their shape is needed then
         projection = np.zeros((teacher.width, axes), np.float32) if resumes else fit_projection(
             config, teacher, Feed(loader, mesh), data.num_examples, mesh)
-    objective = make_objective(config, model, teacher, projection)
+    objective = make_objective(config, model, teacher, projection, ring_order(mesh))
     parameters = parameters | initialize(objective.parameters, jax.random.key(seed))
     specs = state_specs(model, objective, optimizer, layout)
     state = jax.jit(
@@ -130,7 +130,8 @@ def set_up(config: TrainConfig, layout: Layout, data: TrainingData) -> tuple[Run
 
 
 def make_objective(
-    config: TrainConfig, model: ModelConfig, teacher: Teacher | None, projection: np.ndarray | None
+    config: TrainConfig, model: ModelConfig, teacher: Teacher | None, projection: np.ndarray | None,
+    ring: tuple[int, ...] | None,
 ) -> Objective:
     """What --objective names. Raises ValueError if student, teacher and flags do not fit."""
     settings, dtype, batch_size = config.objective, jnp.dtype(config.model.dtype), config.batch.global_batch_size
@@ -148,6 +149,7 @@ def make_objective(
         return contrastive_objective(
             model, scale=settings.scale, learn_scale=settings.learn_scale, symmetric=settings.symmetric,
             key_exchange=config.sharding.key_exchange, dtype=dtype, implementation=settings.loss_implementation,
+            ring=ring,
         )
     if settings.objective == "sct":
         return sct()
