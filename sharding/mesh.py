@@ -15,7 +15,7 @@ from jax.sharding import AxisType, Mesh, NamedSharding, PartitionSpec
 
 DATA_AXIS = "data"
 RING_DEVICES = 32
-"""From so many TPU chips on XLA sends while it computes only where it sends to a neighbour: seen for v5e, jax 0.10."""
+"""From so many TPU chips on, XLA overlaps sending with computing only between neighbours (seen for v5e, jax 0.10)."""
 
 
 def initialize_processes(coordinator_address: str, num_processes: int, process_id: int) -> None:
@@ -23,7 +23,7 @@ def initialize_processes(coordinator_address: str, num_processes: int, process_i
 
     Args:
         coordinator_address: "host:port" of process 0; "auto" lets jax find the pod's own (TPU pods, SLURM, ...);
-            "" means that this process is alone.
+            "" means that there is only this process.
         num_processes, process_id: needed with an explicit address only.
     """
     if not coordinator_address:
@@ -61,7 +61,7 @@ def make_mesh(devices: Sequence[jax.Device] | None = None) -> Mesh:
 def ring_of_neighbours(coordinates: Sequence[tuple[int, ...]]) -> list[int] | None:
     """The order in which chips at (x, y, 0) are a closed ring of neighbours: up x = 0, then row by row back down.
 
-    None where they are not a whole grid of at least 2 by 2, with an even number of rows or of columns, one device each.
+    None if they are not a whole grid of at least 2 by 2, with an even number of rows or of columns, one device each.
     """
     if any(len(place) != 3 or place[2] for place in coordinates):
         return None
