@@ -62,7 +62,7 @@ def train(config: TrainConfig) -> int:
 def run_steps(
     run: Run, state: TrainState, progress: Progress, preemption: Preemption
 ) -> tuple[bool, TrainState, Progress]:
-    """The training loop. Returns whether the run is finished (False: stopped, and saved), the state and the progress."""
+    """The training loop. Returns whether the run is finished (False: stopped, and saved), state and progress."""
     config, reporter, step = run.config, run.reporter, int(jax.device_get(state.step))
     if step == 0:
         with reporter.paused("evaluating"):

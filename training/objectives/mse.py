@@ -36,6 +36,9 @@ def mse_objective(
                          f"student a head with --dense={target_width}, or the targets its width with --teacher_pca")
 
     def loss(parameters, memory, embedded: Embedded):
+        if embedded.texts_per_example > 2:
+            raise ValueError("the mean squared error takes a text and its translation, and an example has "
+                             f"{embedded.texts_per_example} texts: give --hard_negatives=false for triplets")
         students = split_texts(embedded.embeddings, embedded.texts_per_example)  # [K, b, D]
         targets = targets_of_first_texts(embedded)
         targets = normalize(targets) if normalize_teacher else targets
@@ -43,8 +46,7 @@ def mse_objective(
             targets = jnp.matmul(targets, memory["projection"], precision=lax.Precision.HIGHEST)
         B = targets.shape[0] * lax.axis_size(DATA_AXIS)
         errors = jnp.sum((students - targets[None]) ** 2, axis=(1, 2)) / (B * width)  # [K]
-        names = ("mse", "translation_mse")
-        return jnp.sum(errors), (dict(zip(names, errors)), memory)
+        return jnp.sum(errors), (dict(zip(("mse", "translation_mse"), errors)), memory)
 
     memory = {} if projection is None else {"projection": jnp.asarray(projection, jnp.float32)}
     specs = {name: PartitionSpec() for name in memory}
