@@ -89,7 +89,7 @@ def compile_similarity(
 
     def on_each_device(queries, keys, scale, query_labels, key_labels, positives):
         labels = {"query_labels": query_labels, "key_labels": key_labels, "positives": positives} if masked else {}
-        row_lse, column_lse, *statistics = similarity_logsumexp(
+        row_lse, column_lse, statistics = similarity_logsumexp(
             queries, keys, scale, columns=symmetric, **labels, **options)
         return jnp.sum(row_lse) + (jnp.sum(column_lse) if symmetric else 0.0), statistics
 

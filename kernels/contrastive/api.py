@@ -38,7 +38,6 @@ Implementation = Literal["auto", "reference", "xla", "tpu", "tpu_interpret", "ho
 class _Options(NamedTuple):
     implementation: str
     columns: bool
-    statistics: bool
     shift: float | None
     row_block: int | None
     column_block: int | None
@@ -46,7 +45,6 @@ class _Options(NamedTuple):
 
 
 class _SumOptions(NamedTuple):
-    statistics: bool
     shift: float | None
     blocks: tuple[int, int]
     transposed: bool  # xla.adds_transposed
@@ -64,13 +62,12 @@ def similarity_logsumexp(
     key_labels: jax.Array | None = None,  # [N, 2] int32: key text, anchor text
     positives: jax.Array | None = None,  # [b] int32: column of each row's own positive
     columns: bool = True,
-    statistics: bool = False,
     bound: float | None = None,
     axis_name: str | None = None,
     implementation: Implementation = "auto",
     row_block: int | None = None,
     column_block: int | None = None,
-) -> tuple[jax.Array, jax.Array | None] | tuple[jax.Array, jax.Array | None, RowStatistics]:
+) -> tuple[jax.Array, jax.Array | None, RowStatistics]:
     """row_lse_i = log sum_j exp(s_ij) and column_lse_j = log sum_i exp(s_ij) with s_ij = scale <q_i, k_j>.
 
     Both sums leave out false negatives: with labels (equal where the texts are; labels.text_labels), the key j is no
@@ -83,7 +80,6 @@ def similarity_logsumexp(
 
     Args:
       columns: False leaves the column part out, at no cost: column_lse is None.
-      statistics: True adds RowStatistics to the results, from the same product. No gradient flows into it.
       bound: the caller's promise that |s_ij| <= bound, as with unit-norm embeddings and bound = scale. Where
         2 bound + ln max(b, N) < 156, a constant then takes the place of the running maximum, which saves exponentials
         (tile.constant_shift). A promise that does not hold gives infinities.
@@ -95,8 +91,8 @@ def similarity_logsumexp(
       row_block, column_block: tile sizes; None lets the implementation choose.
 
     Returns:
-      row_lse [b] and column_lse [N] (or None), float32, and RowStatistics if asked for. Over devices column_lse covers
-      the local rows only.
+      row_lse [b] and column_lse [N] (or None), float32, and RowStatistics, from the same product; no gradient flows
+      into these. Over devices column_lse covers the local rows only.
     """
     all_keys = keys if axis_name is None else all_gather_with_gradient(keys, axis_name)
     _check_arguments(queries, all_keys, scale, query_labels, key_labels, positives, bound)
@@ -104,14 +100,11 @@ def similarity_logsumexp(
     labels = pair_labels(query_labels, key_labels, positives, queries.shape[0])
     with jax.named_scope("similarity_logsumexp"):
         if chosen == "reference":
-            results = reference.similarity_logsumexp(
-                queries, all_keys, scale, labels, columns=columns, statistics=statistics)
-        else:
-            shift = tile.constant_shift(bound, queries.shape[0], all_keys.shape[0])
-            options = _Options(chosen, columns, statistics, shift, row_block, column_block, axis_name)
-            all_keys = jax.lax.stop_gradient(all_keys)
-            results = _similarity_logsumexp(options, queries, keys, all_keys, jnp.asarray(scale, jnp.float32), labels)
-    return results if statistics else results[:2]
+            return reference.similarity_logsumexp(queries, all_keys, scale, labels, columns=columns)
+        shift = tile.constant_shift(bound, queries.shape[0], all_keys.shape[0])
+        options = _Options(chosen, columns, shift, row_block, column_block, axis_name)
+        all_keys = jax.lax.stop_gradient(all_keys)
+        return _similarity_logsumexp(options, queries, keys, all_keys, jnp.asarray(scale, jnp.float32), labels)
 
 
 def summed_logsumexp(
@@ -122,14 +115,13 @@ def summed_logsumexp(
     query_labels: jax.Array | None = None,  # [b, 2] int32: query text, positive text
     key_labels: jax.Array | None = None,  # [N, 2] int32: key text, anchor text
     positives: jax.Array | None = None,  # [b] int32: column of each row's own positive
-    statistics: bool = False,
     bound: float | None = None,
     axis_name: str | None = None,
     implementation: Implementation = "auto",
     row_block: int | None = None,
     column_block: int | None = None,
-) -> jax.Array | tuple[jax.Array, RowStatistics]:
-    """sum_i row_lse_i of similarity_logsumexp, float32 [], with RowStatistics if asked for.
+) -> tuple[jax.Array, RowStatistics]:
+    """sum_i row_lse_i of similarity_logsumexp, float32 [], and RowStatistics.
 
     All rows have the sum's cotangent, so that their gradients are known but for this factor when the sum is: "xla"
     computes them together, one strip of rows after the other, 6u in all, and saves the gradients alone. A sum that
@@ -146,20 +138,19 @@ def summed_logsumexp(
     if strip is None:
         if chosen == "xla":
             _log_recomputation(queries.shape[0], num_keys)
-        row_lse, _, *found = similarity_logsumexp(
-            queries, keys, scale, columns=False, statistics=statistics, bound=bound, axis_name=axis_name,
-            implementation=chosen, row_block=row_block, column_block=column_block, **labels)
-        return (jnp.sum(row_lse), *found) if statistics else jnp.sum(row_lse)
+        row_lse, _, statistics = similarity_logsumexp(
+            queries, keys, scale, columns=False, bound=bound, axis_name=axis_name, implementation=chosen,
+            row_block=row_block, column_block=column_block, **labels)
+        return jnp.sum(row_lse), statistics
     all_keys = keys if axis_name is None else all_gather_with_gradient(keys, axis_name)
     _check_arguments(queries, all_keys, scale, **labels, bound=bound)
     options = _SumOptions(
-        statistics, tile.constant_shift(bound, queries.shape[0], num_keys), (strip[0], column_block or strip[1]),
+        tile.constant_shift(bound, queries.shape[0], num_keys), (strip[0], column_block or strip[1]),
         xla.adds_transposed(queries.dtype), axis_name, num_keys, queries.dtype)
     with jax.named_scope("summed_logsumexp"):
-        total, found = _summed_logsumexp(
+        return _summed_logsumexp(
             options, queries, keys, jax.lax.stop_gradient(all_keys), jnp.asarray(scale, jnp.float32),
             pair_labels(**labels, num_rows=queries.shape[0]))
-    return (total, found) if statistics else total
 
 
 @functools.cache
@@ -188,7 +179,7 @@ def _hopper():
 def _similarity_logsumexp(options: _Options, queries, keys, all_keys, scale, labels: PairLabels | None):
     """Computed from all_keys, differentiable in this device's keys."""
     forward, _ = _functions(options)
-    return forward(queries, all_keys, scale, labels, columns=options.columns, statistics=options.statistics)
+    return forward(queries, all_keys, scale, labels, columns=options.columns)
 
 
 def _forward(options: _Options, queries, keys, all_keys, scale, labels):
@@ -220,16 +211,15 @@ _similarity_logsumexp.defvjp(_forward, _backward)
 @functools.partial(jax.custom_vjp, nondiff_argnums=(0,))
 def _summed_logsumexp(options: _SumOptions, queries, keys, all_keys, scale, labels: PairLabels | None):
     """Computed from all_keys, differentiable in this device's keys."""
-    row_lse, _, found = xla.forward(
-        queries, all_keys, scale, labels, columns=False, statistics=options.statistics, shift=options.shift)
-    return jnp.sum(row_lse), found
+    row_lse, _, statistics = xla.forward(queries, all_keys, scale, labels, columns=False, shift=options.shift)
+    return jnp.sum(row_lse), statistics
 
 
 def _sum_forward(options: _SumOptions, queries, keys, all_keys, scale, labels):
-    total, found, gradients = xla.sum_and_gradients(
-        queries, all_keys, scale, labels, statistics=options.statistics, shift=options.shift,
-        row_block=options.blocks[0], column_block=options.blocks[1], transposed=options.transposed)
-    return (total, found), gradients
+    total, statistics, gradients = xla.sum_and_gradients(
+        queries, all_keys, scale, labels, shift=options.shift, row_block=options.blocks[0],
+        column_block=options.blocks[1], transposed=options.transposed)
+    return (total, statistics), gradients
 
 
 def _sum_backward(options: _SumOptions, gradients, cotangents):

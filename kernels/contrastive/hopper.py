@@ -113,12 +113,11 @@ def forward(
     labels: PairLabels | None,
     *,
     columns: bool,
-    statistics: bool,
     shift: float | None,
     row_block: int | None = None,
     column_block: int | None = None,
     interpret: bool = False,
-) -> tuple[jax.Array, jax.Array | None, tile.RowStatistics | None]:  # row_lse [b], column_lse [N] or None, float32
+) -> tuple[jax.Array, jax.Array | None, tile.RowStatistics]:  # row_lse [b], column_lse [N] or None, float32
     sizes = queries.shape[0], keys.shape[0]
     rows, key_side = _sides(queries, keys, labels)
     most_keys = MOST_KEYS if shift is not None else MOST_KEYS_UNBOUNDED
@@ -127,19 +126,18 @@ def forward(
     splits = row_splits(num_key_blocks, num_tiles, blocks.processors)
     sums = ["total"] if shift is not None else ["maximum", "total"]
     of_rows = jax.ShapeDtypeStruct((num_key_blocks, num_tiles * TILE_ROWS), jnp.float32)
-    results = {"row": dict.fromkeys(sums, of_rows)}
+    statistics = tile.RowStatistics._fields[:2 if labels is not None else 1]
+    results = {"row": dict.fromkeys(sums, of_rows), "statistics": dict.fromkeys(statistics, of_rows)}
     if columns:
         results["column"] = dict.fromkeys(
             sums, jax.ShapeDtypeStruct((CONSUMERS * splits, num_key_blocks * blocks.keys), jnp.float32))
-    if statistics:
-        results["statistics"] = dict.fromkeys(tile.RowStatistics._fields[:2 if labels is not None else 1], of_rows)
     found = _call(
         functools.partial(_forward_tiles, num_keys=blocks.keys, sizes=sizes, shift=shift), scale, jnp.int32(0), rows,
         key_side, results, blocks, splits, gradient=False, interpret=interpret,
     )
     row_lse = _combine(found["row"], shift)[:sizes[0]]
     column_lse = _combine(found["column"], shift)[:sizes[1]] if columns else None
-    return row_lse, column_lse, _row_statistics(found["statistics"], sizes[0]) if statistics else None
+    return row_lse, column_lse, _row_statistics(found["statistics"], sizes[0])
 
 
 def backward(
@@ -465,7 +463,7 @@ def _forward_tiles(place: _Place, each_tile, results, scratch, *, num_keys: int,
         sums = tile.Sums(None, tile.terms(scores, shift)) if shift is not None else tile.Sums(scores, jnp.ones(shape))
         for name, value in _reduce(sums, axis=1).items():
             results["row"][name][place.block, own_rows] = value
-        for name, value in (_statistics(scores, pairs.pair_fields) if "statistics" in results else {}).items():
+        for name, value in _statistics(scores, pairs.pair_fields).items():
             results["statistics"][name][place.block, own_rows] = value
         return None if column_sums is None else tile.merge(column_sums, sums)
 

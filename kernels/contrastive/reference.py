@@ -17,8 +17,7 @@ def similarity_logsumexp(
     labels: PairLabels | None,
     *,
     columns: bool,
-    statistics: bool,
-) -> tuple[jax.Array, jax.Array | None, RowStatistics | None]:  # [b], [N], float32 (float64 for float64 operands)
+) -> tuple[jax.Array, jax.Array | None, RowStatistics]:  # [b], [N], float32 (float64 for float64 operands)
     scores = scale * jnp.einsum(
         "id,jd->ij", queries, keys,
         precision=jax.lax.Precision.HIGHEST, preferred_element_type=jnp.promote_types(queries.dtype, jnp.float32),
@@ -29,11 +28,9 @@ def similarity_logsumexp(
         key_fields = [labels.keys[None, :, field] for field in range(2)]
         fields = row_fields, key_fields, jnp.arange(keys.shape[0], dtype=jnp.int32)[None, :]
         scores = jnp.where(is_left_out(*fields), -jnp.inf, scores)
-    found = None
-    if statistics:
-        found = add_statistics(no_statistics((queries.shape[0], 1)), jax.lax.stop_gradient(scores), fields)
-        found = RowStatistics(*[value[:, 0] for value in found])
-    return _logsumexp(scores, axis=1), _logsumexp(scores, axis=0) if columns else None, found
+    found = add_statistics(no_statistics((queries.shape[0], 1)), jax.lax.stop_gradient(scores), fields)
+    statistics = RowStatistics(*[value[:, 0] for value in found])
+    return _logsumexp(scores, axis=1), _logsumexp(scores, axis=0) if columns else None, statistics
 
 
 def _logsumexp(scores: jax.Array, axis: int) -> jax.Array:

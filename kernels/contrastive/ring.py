@@ -57,12 +57,11 @@ def ring_similarity_logsumexp(
     key_labels: jax.Array | None = None,  # [n, 2] int32: key text, anchor text
     positives: jax.Array | None = None,  # [b] int32: each row's own positive among this device's keys
     columns: bool = True,
-    statistics: bool = False,
     bound: float | None = None,
     implementation: api.Implementation = "auto",
     row_block: int | None = None,
     column_block: int | None = None,
-) -> tuple[jax.Array, jax.Array | None] | tuple[jax.Array, jax.Array | None, RowStatistics]:
+) -> tuple[jax.Array, jax.Array | None, RowStatistics]:
     """row_lse_i = log sum_j exp(s_ij) over the keys j of all devices, column_lse_j = log sum_i exp(s_ij) over all rows.
 
     s_ij = scale <q_i, k_j>, and api.similarity_logsumexp says which pairs are left out. Labels are comparable over all
@@ -71,12 +70,12 @@ def ring_similarity_logsumexp(
 
     Args:
       bidirectional: half of the keys travel each way, so that both directions of the links are used.
-      columns, statistics, bound, implementation, row_block, column_block: as in api.similarity_logsumexp; "reference"
-        has no ring form.
+      columns, bound, implementation, row_block, column_block: as in api.similarity_logsumexp; "reference" has no ring
+        form.
 
     Returns:
-      row_lse [b] and column_lse [n] (or None), float32, and RowStatistics [b] if asked for: of this device's own rows
-      and keys, over all devices.
+      row_lse [b] and column_lse [n] (or None), float32, and RowStatistics [b]: of this device's own rows and keys, over
+      all devices.
     """
     api._check_arguments(queries, keys, scale, query_labels, key_labels, positives, bound)
     chosen = api.choose("ring_similarity_logsumexp", implementation, queries)
@@ -86,28 +85,25 @@ def ring_similarity_logsumexp(
     labels = pair_labels(query_labels, key_labels, positives, queries.shape[0])
     num_devices = jax.lax.axis_size(axis_name)
     shift = tile.constant_shift(bound, num_devices * queries.shape[0], num_devices * keys.shape[0])
-    block_options = api._Options(chosen, columns, statistics, shift, row_block, column_block)
+    block_options = api._Options(chosen, columns, shift, row_block, column_block)
     options = _Options(block_options, axis_name, bidirectional)
     with jax.named_scope("ring_similarity_logsumexp"):
-        results = _ring_similarity_logsumexp(options, queries, keys, jnp.asarray(scale, jnp.float32), labels)
-    return results if statistics else results[:2]
+        return _ring_similarity_logsumexp(options, queries, keys, jnp.asarray(scale, jnp.float32), labels)
 
 
 @functools.partial(jax.custom_vjp, nondiff_argnums=(0,))
 def _ring_similarity_logsumexp(options: _Options, queries, keys, scale, labels: PairLabels | None):
     forward, _ = api._functions(options.block)
-    columns, statistics = options.block.columns, options.block.statistics
+    columns = options.block.columns
 
     def meet(row_results, block: _Block, labels, column_sums):
-        row_lse, column_lse, of_block = forward(
-            queries, block.keys, scale, labels, columns=columns, statistics=statistics)
+        row_lse, column_lse, of_block = forward(queries, block.keys, scale, labels, columns=columns)
         row_sums, so_far = row_results
-        if statistics:
-            so_far = RowStatistics(jnp.maximum(so_far.hardest_negative, of_block.hardest_negative),
+        statistics = RowStatistics(jnp.maximum(so_far.hardest_negative, of_block.hardest_negative),
                                    so_far.num_left_out + of_block.num_left_out)
-        return (_add(row_sums, row_lse), so_far), _add(column_sums, column_lse) if columns else None
+        return (_add(row_sums, row_lse), statistics), _add(column_sums, column_lse) if columns else None
 
-    no_results = tile.no_sums(queries.shape[:1], None), tile.no_statistics(queries.shape[:1]) if statistics else None
+    no_results = tile.no_sums(queries.shape[:1], None), tile.no_statistics(queries.shape[:1])
     no_column_sums = tile.no_sums(keys.shape[:1], None) if columns else None
     (row_sums, row_statistics), column_sums = _meet_all(
         options, labels, meet, no_results, _Block(keys, _columns(labels)), no_column_sums)

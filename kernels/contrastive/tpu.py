@@ -81,34 +81,31 @@ def forward(
     labels: PairLabels | None,
     *,
     columns: bool,
-    statistics: bool,
     shift: float | None,
     row_block: int | None = None,
     column_block: int | None = None,
     interpret: bool = False,
-) -> tuple[jax.Array, jax.Array | None, tile.RowStatistics | None]:  # row_lse [b], column_lse [N] or None, float32
+) -> tuple[jax.Array, jax.Array | None, tile.RowStatistics]:  # row_lse [b], column_lse [N] or None, float32
     num_rows, num_keys = queries.shape[0], keys.shape[0]
     queries, keys = pad_width(queries), pad_width(keys)
     rows, key_side = _sides(queries, keys, labels)
     o, i = _block(row_block, queries), _block(column_block, keys)
     num_row_blocks = pl.cdiv(num_rows, o)
     of_rows = jax.ShapeDtypeStruct((1, num_rows), jnp.float32), pl.BlockSpec((1, o), lambda row, column: (0, row))
-    specs = {"row_lse": of_rows}
+    specs = dict.fromkeys(["row_lse", *tile.RowStatistics._fields], of_rows)
     if columns:
         specs["column_lse"] = (jax.ShapeDtypeStruct((num_row_blocks, 1, num_keys), jnp.float32),
                                pl.BlockSpec((None, 1, i), lambda row, column: (row, 0, column)))
     value = pltpu.VMEM((o, 1), jnp.float32)
-    scratch = {"sums": tile.Sums(value if shift is None else None, value)}
-    if statistics:
-        specs |= dict.fromkeys(tile.RowStatistics._fields, of_rows)
-        scratch["statistics"] = tile.RowStatistics(value, value)
+    scratch = {"sums": tile.Sums(value if shift is None else None, value),
+               "statistics": tile.RowStatistics(value, value)}
     results = _call(
         functools.partial(_forward_kernel, sizes=(num_rows, num_keys), shift=shift), scale.reshape(1, 1), rows,
         key_side, (o, i), specs, scratch, interpret=interpret,
     )
     column_lse = jax.nn.logsumexp(results["column_lse"][:, 0], axis=0) if columns else None
-    found = tile.RowStatistics(*[results[name][0] for name in tile.RowStatistics._fields]) if statistics else None
-    return results["row_lse"][0], column_lse, found
+    statistics = tile.RowStatistics(*[results[name][0] for name in tile.RowStatistics._fields])
+    return results["row_lse"][0], column_lse, statistics
 
 
 def backward(
@@ -258,8 +255,7 @@ def _forward_kernel(scales, outer, inner, results, scratch, *, sizes, shift):
     @pl.when(column == 0)
     def _():
         _write(scratch["sums"], tile.no_sums(shape, shift))
-        if "statistics" in scratch:
-            _write(scratch["statistics"], tile.no_statistics(shape))
+        _write(scratch["statistics"], tile.no_statistics(shape))
 
     index = pl.program_id(0), column
     scores, left_out = _scores(scales, outer, inner, index, sizes, queries_outer=True)
@@ -270,18 +266,16 @@ def _forward_kernel(scales, outer, inner, results, scratch, *, sizes, shift):
     if "column_lse" in results:
         sums = tile.add(tile.no_sums((1, scores.shape[1]), shift), terms, axis=0)
         results["column_lse"][...] = tile.logsumexp(sums, shift)
-    if "statistics" in scratch:
-        overhang = _overhang(index, scores.shape, sizes)
-        fields = _pair_fields(outer, inner, index, scores.shape, queries_outer=True)
-        inside = None if overhang is None else ~overhang
-        _write(scratch["statistics"], tile.add_statistics(_read(scratch["statistics"]), scores, fields, inside))
+    overhang = _overhang(index, scores.shape, sizes)
+    fields = _pair_fields(outer, inner, index, scores.shape, queries_outer=True)
+    inside = None if overhang is None else ~overhang
+    _write(scratch["statistics"], tile.add_statistics(_read(scratch["statistics"]), scores, fields, inside))
 
     @pl.when(column == pl.num_programs(1) - 1)
     def _():
         results["row_lse"][...] = tile.logsumexp(_read(scratch["sums"]), shift).T
-        if "statistics" in scratch:
-            for name, value in _read(scratch["statistics"])._asdict().items():
-                results[name][...] = value.T
+        for name, value in _read(scratch["statistics"])._asdict().items():
+            results[name][...] = value.T
 
 
 def _backward_kernel(scales, outer, inner, results, scratch, *, sizes, shift, queries_outer: bool):

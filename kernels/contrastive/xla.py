@@ -72,11 +72,10 @@ def forward(
     labels: PairLabels | None,
     *,
     columns: bool,
-    statistics: bool,
     shift: float | None,
     row_block: int | None = None,
     column_block: int | None = None,
-) -> tuple[jax.Array, jax.Array | None, tile.RowStatistics | None]:  # row_lse [b], column_lse [N] or None, float32
+) -> tuple[jax.Array, jax.Array | None, tile.RowStatistics]:  # row_lse [b], column_lse [N] or None, float32
     num_rows, num_keys = queries.shape[0], keys.shape[0]
     rows, keys = _split(queries, keys, labels, row_block, column_block)
 
@@ -87,8 +86,7 @@ def forward(
             terms = tile.terms(scores, shift)
             if columns:
                 column_sums = tile.add(column_sums, terms, axis=0)
-            if statistics:
-                row_statistics = tile.add_statistics(row_statistics, scores, _pair_fields(row_block, key_block))
+            row_statistics = tile.add_statistics(row_statistics, scores, _pair_fields(row_block, key_block))
             return column_sums, (tile.add(row_sums, terms, axis=1), row_statistics)
 
         no_sums = tile.no_sums((1, key_block["operand"].shape[0]), shift) if columns else None
@@ -96,7 +94,7 @@ def forward(
         return row_results, tile.logsumexp(column_sums, shift) if columns else None
 
     row_shape = (*rows["operand"].shape[:2], 1)  # [row_blocks, r, 1]
-    no_results = tile.no_sums(row_shape, shift), tile.no_statistics(row_shape) if statistics else None
+    no_results = tile.no_sums(row_shape, shift), tile.no_statistics(row_shape)
     (row_sums, row_statistics), column_lse = _scan(column_step, no_results, keys)
     row_lse = tile.logsumexp(row_sums, shift)
     row_lse, row_statistics = jax.tree.map(lambda array: array.reshape(-1)[:num_rows], (row_lse, row_statistics))
@@ -159,12 +157,11 @@ def sum_and_gradients(
     scale: jax.Array,  # [] float32
     labels: PairLabels | None,
     *,
-    statistics: bool,
     shift: float | None,
     row_block: int,
     column_block: int,
     transposed: bool,
-) -> tuple[jax.Array, tile.RowStatistics | None, tuple[jax.Array, jax.Array, jax.Array]]:
+) -> tuple[jax.Array, tile.RowStatistics, tuple[jax.Array, jax.Array, jax.Array]]:
     """sum_i row_lse_i, the statistics, and the sum's gradients, float32: dQ [b, D], dK in blocks, dscale [].
 
     Strip by strip: E_ij = exp(s_ij - c_i) is kept in the operands' dtype, [r, N], with c the constant shift or the
@@ -190,8 +187,7 @@ def sum_and_gradients(
             if shift is None:
                 gradient *= tile.share(maximum, sums.maximum, shift)
             gradient += product(exponentials, key_block["operand"], (1, 0))
-            if statistics:
-                row_statistics = tile.add_statistics(row_statistics, scores, _pair_fields(row, key_block))
+            row_statistics = tile.add_statistics(row_statistics, scores, _pair_fields(row, key_block))
             return (sums, gradient, row_statistics), (exponentials, sums.maximum)
 
         def key_step(key_gradient, block):
@@ -205,7 +201,7 @@ def sum_and_gradients(
 
         row_shape = (row["operand"].shape[0], 1)
         no_results = (tile.no_sums(row_shape, shift), jnp.zeros(row["operand"].shape, jnp.float32),
-                      tile.no_statistics(row_shape) if statistics else None)
+                      tile.no_statistics(row_shape))
         (sums, gradient, row_statistics), strip = _scan(sum_step, no_results, keys)
         row_lse = tile.logsumexp(sums, shift)
         key_gradient, _ = _scan(key_step, key_gradient, (jnp.arange(num_blocks), *strip))

@@ -111,7 +111,7 @@ def contrastive_loss(
 
     labels = labels_of_all_texts(ids, axis_name)  # [K, B]
     own_labels = lax.dynamic_slice_in_dim(labels, device * b, b, axis=1)  # [K, b]
-    options = {"query_labels": own_labels[:2].T, "statistics": True, "bound": bound, "axis_name": axis_name,
+    options = {"query_labels": own_labels[:2].T, "bound": bound, "axis_name": axis_name,
                "implementation": implementation}
     column_lse = None
     if key_exchange == "all_gather":
