@@ -45,8 +45,9 @@ from jax._src.pallas.mosaic_gpu.interpret.params import InterpretGPUParams  # pl
 from jax.experimental import pallas as pl
 from jax.experimental.pallas import mosaic_gpu as plgpu
 
+from kernels.blocks import check_multiple
 from kernels.contrastive import tile
-from kernels.contrastive.labels import EMPTY, PairLabels, is_false_negative, is_left_out
+from kernels.contrastive.labels import EMPTY, PairLabels, is_false_negative, is_left_out, operand_sides
 from kernels.products import pad_width, product
 
 CONSUMERS = 2  # warpgroups that multiply
@@ -229,13 +230,8 @@ def _row_statistics(partial: dict[str, jax.Array], num_rows: int) -> tile.RowSta
 
 
 def _sides(queries, keys, labels: PairLabels | None):
-    """The operand [n, D] of each side, and its labels [fields, n]."""
-    rows, key_side = {"operand": queries}, {"operand": keys}
-    for side in (rows, key_side):
-        side["operand"] = _pad(pad_width(side["operand"]), 0, 8)  # in shared memory it lies in tiles of 8 x 64
-    if labels is not None:
-        rows["labels"], key_side["labels"] = labels.rows.T, labels.keys.T
-    return rows, key_side
+    """labels.operand_sides of operands padded to whole tiles: in shared memory they lie in tiles of 8 x 64."""
+    return operand_sides(*[_pad(pad_width(operand), 0, 8) for operand in (queries, keys)], labels)
 
 
 def _pad(array, axis: int, multiple: int):
@@ -251,8 +247,7 @@ def _blocks(row_block: int | None, column_block: int | None, width: int, *, grad
     blocks = default_blocks(width, gradient=gradient, most_keys=most_keys)
     if column_block is None:
         return blocks
-    if column_block % 32:
-        raise ValueError(f"a block of {column_block} keys is not a multiple of 32")
+    check_multiple(column_block, 32)
     blocks = dataclasses.replace(blocks, keys=column_block)
     if (needed := shared_bytes(blocks, width, gradient=gradient)) > SHARED_BYTES:
         raise ValueError(f"a block of {column_block} keys of width {width} needs {needed} bytes of shared memory, more "

@@ -54,6 +54,21 @@ def pair_labels(
     return PairLabels(rows, jnp.stack([key_text, anchor_text], axis=1))
 
 
+def operand_sides(
+    queries: jax.Array,  # [b, D]
+    keys: jax.Array,  # [N, D]
+    labels: PairLabels | None,
+) -> tuple[dict[str, jax.Array], dict[str, jax.Array]]:
+    """(rows, keys) as a kernel takes them: the "operand" [n, D] of each side, and its "labels" [fields, n] if given.
+
+    As [n, fields] the labels would be padded to whole lanes in memory.
+    """
+    rows, key_side = {"operand": queries}, {"operand": keys}
+    if labels is not None:
+        rows["labels"], key_side["labels"] = labels.rows.T, labels.keys.T
+    return rows, key_side
+
+
 def is_left_out(row_fields: tuple, key_fields: tuple, columns: jax.Array) -> jax.Array:
     """True where the pair (i, j) is no candidate: an empty slot, or a false negative of row i.
 

@@ -32,8 +32,9 @@ import jax.numpy as jnp
 from jax.experimental import pallas as pl
 from jax.experimental.pallas import tpu as pltpu
 
+from kernels.blocks import block_of_side, largest_square_block
 from kernels.contrastive import tile
-from kernels.contrastive.labels import PairLabels, is_left_out
+from kernels.contrastive.labels import PairLabels, is_left_out, operand_sides
 from kernels.products import LANES, pad_width, product
 
 GRANTED_VMEM = 16 * 2**20
@@ -65,15 +66,6 @@ def vmem_bytes(outer_block: int, inner_block: int, width: int, itemsize: int) ->
     return operands + gradient + accumulator + zeroed + fields + transposed + tile + split
 
 
-def default_block(width: int, itemsize: int) -> int:
-    """The largest square tile that fits: 512 up to D = 768 in bfloat16, 256 up to D = 896 in float32."""
-    for block in (512, 256, 128):
-        if vmem_bytes(block, block, width, itemsize) <= usable_vmem(GRANTED_VMEM):
-            return block
-    raise ValueError(f"width {width} needs {vmem_bytes(128, 128, width, itemsize)} bytes of VMEM in tiles of 128 x 128,"
-                     f" more than {usable_vmem(GRANTED_VMEM)}: use implementation='xla'")
-
-
 def forward(
     queries: jax.Array,  # [b, D]
     keys: jax.Array,  # [N, D]
@@ -88,7 +80,7 @@ def forward(
 ) -> tuple[jax.Array, jax.Array | None, tile.RowStatistics]:  # row_lse [b], column_lse [N] or None, float32
     num_rows, num_keys = queries.shape[0], keys.shape[0]
     queries, keys = pad_width(queries), pad_width(keys)
-    rows, key_side = _sides(queries, keys, labels)
+    rows, key_side = operand_sides(queries, keys, labels)
     o, i = _block(row_block, queries), _block(column_block, keys)
     num_row_blocks = pl.cdiv(num_rows, o)
     of_rows = jax.ShapeDtypeStruct((1, num_rows), jnp.float32), pl.BlockSpec((1, o), lambda row, column: (0, row))
@@ -126,7 +118,7 @@ def backward(
     """dS = unit tile.score_gradient; dQ = scale dS K; dK = scale dS^T Q; dscale = sum_ij dS_ij <q_i, k_j>."""
     width = queries.shape[1]
     queries, keys = pad_width(queries), pad_width(keys)
-    rows, key_side = _sides(queries, keys, labels)
+    rows, key_side = operand_sides(queries, keys, labels)
     rows["values"] = jnp.stack(row_values)
     if column_values is not None:
         key_side["values"] = jnp.stack(column_values)
@@ -441,17 +433,12 @@ def _num_blocks(outer, inner, blocks: tuple[int, int]) -> tuple[int, int]:
     return pl.cdiv(outer["operand"].shape[0], blocks[0]), pl.cdiv(inner["operand"].shape[0], blocks[1])
 
 
-def _sides(queries, keys, labels: PairLabels | None):
-    """The operand [n, D] of each side, and its labels [fields, n]."""
-    rows, key_side = {"operand": queries}, {"operand": keys}
-    if labels is not None:
-        rows["labels"], key_side["labels"] = labels.rows.T, labels.keys.T
-    return rows, key_side
-
-
 def _block(block: int | None, operand: jax.Array) -> int:
-    """A multiple of 128 (a side is the lanes of one kernel or the other), no longer than the side asks for."""
-    block = block or default_block(operand.shape[1], operand.dtype.itemsize)
-    if block % LANES:
-        raise ValueError(f"a block of {block} is not a multiple of {LANES} lanes")
-    return min(block, pl.cdiv(operand.shape[0], LANES) * LANES)
+    """Whole lanes, as a side is the lanes of one kernel or the other. The default is the largest square that fits.
+
+    That is 512 up to D = 768 in bfloat16, 256 up to D = 896 in float32.
+    """
+    num_rows, width = operand.shape
+    block = block or largest_square_block(
+        width, lambda block: vmem_bytes(block, block, width, operand.dtype.itemsize), usable_vmem(GRANTED_VMEM))
+    return block_of_side(block, num_rows)

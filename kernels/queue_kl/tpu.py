@@ -22,6 +22,7 @@ import jax.numpy as jnp
 from jax.experimental import pallas as pl
 from jax.experimental.pallas import tpu as pltpu
 
+from kernels.blocks import block_of_side, largest_square_block
 from kernels.products import LANES, pad_width, product
 from kernels.queue_kl.sums import RowValues, Side, Sums, add_tile, finish, no_sums, score_gradient
 
@@ -44,15 +45,6 @@ def vmem_bytes(block: int, width: int, itemsize: int) -> int:
     if itemsize == 4:  # a float32 product at full precision splits its operands into three bfloat16 parts
         split = 6 * (5 * block * width + block * block)
     return operands + gradient + accumulator + zeroed + columns + tile + split
-
-
-def default_block(width: int, itemsize: int) -> int:
-    """The largest square tile that fits: 512 up to D = 768 in bfloat16 and up to 256 in float32."""
-    for block in (512, 256, 128):
-        if vmem_bytes(block, width, itemsize) <= VMEM_BYTES:
-            return block
-    raise ValueError(f"width {width} needs {vmem_bytes(128, width, itemsize)} bytes of VMEM in tiles of 128 x 128, "
-                     f"more than {VMEM_BYTES}: use implementation='xla'")
 
 
 def forward(
@@ -194,13 +186,12 @@ def _sides(references, embeddings, queue) -> tuple[dict[str, jax.Array], dict[st
 
 
 def _blocks(row_block: int | None, queue_block: int | None, rows, queues) -> tuple[int, int]:
-    """(o, i): multiples of 128 (o is the lanes of the results, i those of the scores), no longer than asked for."""
-    embeddings = rows["embeddings"]
+    """(o, i): whole lanes, o of the results and i of the scores. The default is the largest square that fits.
+
+    That is 512 up to D = 768 in bfloat16 and up to D = 256 in float32.
+    """
+    (num_rows, width), itemsize = rows["embeddings"].shape, rows["embeddings"].dtype.itemsize
     if row_block is None or queue_block is None:
-        default = default_block(embeddings.shape[1], embeddings.dtype.itemsize)
+        default = largest_square_block(width, lambda block: vmem_bytes(block, width, itemsize), VMEM_BYTES)
         row_block, queue_block = row_block or default, queue_block or default
-    for block in (row_block, queue_block):
-        if block % LANES:
-            raise ValueError(f"a block of {block} is not a multiple of {LANES} lanes")
-    sizes = embeddings.shape[0], queues["queue"].shape[0]
-    return tuple(min(block, pl.cdiv(size, LANES) * LANES) for block, size in zip((row_block, queue_block), sizes))
+    return block_of_side(row_block, num_rows), block_of_side(queue_block, queues["queue"].shape[0])

@@ -152,7 +152,7 @@ def test_hopper_kinds(kind, expected):
     ({"dtype": jnp.float32}, "takes bfloat16, not float32"),
     ({"width": 4096}, r"width 4096 needs \d+ bytes of shared memory"),
     ({"row_block": 64}, "row_block=64: .* tiles of 128 rows"),
-    ({"column_block": 100}, "100 keys is not a multiple of 32"),
+    ({"column_block": 100}, "100 is not a multiple of 32"),
     ({"width": 1024, "column_block": 128}, r"needs \d+ bytes .* more than 232448"),
 ])
 def test_bad_input(arguments, message):
