@@ -1,17 +1,17 @@
-"""similarity_logsumexp, the primitive under every contrastive loss, summed_logsumexp, and who computes them.
+"""similarity_logsumexp and summed_logsumexp, the primitives of every contrastive loss, and their implementations.
 
-Losses compose from the first by AD: a symmetric one takes row_lse and column_lse from a single product, and over
-devices the column part is combined by sharding.collectives.psum_logsumexp. A one-way loss takes the second, the sum of
-the rows alone.
+AD composes losses from them. A symmetric loss takes row_lse and column_lse of similarity_logsumexp from a single
+product; over devices, sharding.collectives.psum_logsumexp combines the columns. A one-way loss needs only the sum of
+the rows, summed_logsumexp.
 
-With u = b N D the product of queries and keys costs 2u FLOPs. The floor of loss and gradient, one way or symmetric from
-one product, is 8u where the backward recomputes the scores (forward 2u, backward 6u), and 6u where it finds them kept:
-all of them, or, for a sum of the rows, those of a strip of r rows at a time, in 2 r N bytes. What is executed:
+With u = b N D the product of queries and keys costs 2u FLOPs. Loss and gradient, one-way or symmetric, cost at least 8u
+if the backward recomputes the scores (forward 2u, backward 6u), and 6u if the scores are kept: all of them or, for a
+sum of the rows, those of a strip of r rows at a time, in 2 r N bytes. The implementations execute:
 
              similarity_logsumexp                     summed_logsumexp
   reference  6u, and keeps [b, N]                     the same
-  xla        8u, 6u where the whole block is a tile   6u; 8u where a strip is too large (xla.strip_blocks)
-  tpu        8u, 10u where the float32 gradient of    the same
+  xla        8u, 6u if the whole block is a tile      6u; 8u if a strip is too large (xla.strip_blocks)
+  tpu        8u, 10u if the float32 gradient of       the same
              the queries does not fit into VMEM:
              large batches on v3 and v4
   hopper     8u                                       the same
@@ -70,24 +70,24 @@ def similarity_logsumexp(
 ) -> tuple[jax.Array, jax.Array | None, RowStatistics]:
     """row_lse_i = log sum_j exp(s_ij) and column_lse_j = log sum_i exp(s_ij) with s_ij = scale <q_i, k_j>.
 
-    Both sums leave out false negatives: with labels (equal where the texts are; labels.text_labels), the key j is no
-    negative of row i where its text is i's positive or i's query, or where its anchor is i's query. A row's own
-    positive is always kept. The text label -1 is an empty slot, which takes part in nothing (anchor label -1: no
-    anchor). key_labels without query_labels and positives leaves out the empty keys only.
+    Both sums leave out false negatives. Two labels are equal if their texts are (labels.text_labels). Key j is a false
+    negative of row i if its text is i's positive or i's query, or if its anchor is i's query. A row's own positive is
+    always kept. The text label -1 is an empty slot, which is left out everywhere (anchor label -1: no anchor). With
+    key_labels but without query_labels and positives, only the empty keys are left out.
 
-    Differentiable in queries, keys and scale; saves only its operands and the two results. A row or column without a
-    candidate has the value -inf and the gradient zero. Scores, sums and gradients accumulate in float32.
+    Differentiable in queries, keys and scale; it saves only its operands and the two results. A row or column without a
+    candidate has the value -inf and a gradient of zero. Scores, sums and gradients accumulate in float32.
 
     Args:
-      columns: False leaves the column part out, at no cost: column_lse is None.
-      bound: the caller's promise that |s_ij| <= bound, as with unit-norm embeddings and bound = scale. Where
-        2 bound + ln max(b, N) < 156, a constant then takes the place of the running maximum, which saves exponentials
-        (tile.constant_shift). A promise that does not hold gives infinities.
-      axis_name: inside shard_map (check_vma=False), keys [n, D] are this device's; they are gathered, N = W n in device
-        order, and labels, positives and column_lse are those of all N. The gradient of the keys is summed over the
-        devices in float32 and rounded to their dtype only then, as that of a gathered array would not be.
-      implementation: "auto" is "tpu" on a TPU and "xla" elsewhere; a named one raises ValueError where it cannot run.
-        "hopper" is for bfloat16 on Hopper GPUs; as no GPU has run it yet, it must be named.
+      columns: False computes no column part: column_lse is None.
+      bound: the caller's promise that |s_ij| <= bound, as with unit-norm embeddings and bound = scale. If
+        2 bound + ln max(b, N) < 156, a constant then replaces the running maximum, which saves exponentials
+        (tile.constant_shift). If the promise is broken, results are infinite.
+      axis_name: inside shard_map (check_vma=False), keys [n, D] are this device's. They are gathered, N = W n in device
+        order; labels, positives and column_lse refer to all N. The gradient of the keys is summed over the devices in
+        float32 and only then rounded to their dtype. (AD of a gathered array would round before the sum.)
+      implementation: "auto" is "tpu" on a TPU and "xla" elsewhere; a named one raises ValueError if it cannot run.
+        "hopper" is for bfloat16 on Hopper GPUs; no GPU has run it yet, so "auto" does not choose it.
       row_block, column_block: tile sizes; None lets the implementation choose.
 
     Returns:
@@ -123,13 +123,13 @@ def summed_logsumexp(
 ) -> tuple[jax.Array, RowStatistics]:
     """sum_i row_lse_i of similarity_logsumexp, float32 [], and RowStatistics.
 
-    All rows have the sum's cotangent, so that their gradients are known but for this factor when the sum is: "xla"
-    computes them together, one strip of rows after the other, 6u in all, and saves the gradients alone. A sum that
-    nobody differentiates costs 2u. Where a strip is too large (xla.strip_blocks), and with the other implementations,
-    it is the sum over similarity_logsumexp, 8u. The arguments are those of similarity_logsumexp, but for:
+    All rows share the sum's cotangent, so their gradients are known, up to this factor, as soon as the sum is. "xla"
+    computes both together, one strip of rows after the other, 6u in all, and saves only the gradients. Without a
+    gradient the sum costs 2u. If a strip is too large (xla.strip_blocks), and with the other implementations, it is the
+    sum over similarity_logsumexp, 8u. The arguments are those of similarity_logsumexp, except:
 
     Args:
-      row_block, column_block: of a strip and of a tile of it; None lets the implementation choose.
+      row_block, column_block: rows of a strip, columns of a tile; None lets the implementation choose.
     """
     labels = {"query_labels": query_labels, "key_labels": key_labels, "positives": positives}
     chosen = choose("summed_logsumexp", implementation, queries)
@@ -155,7 +155,7 @@ def summed_logsumexp(
 
 @functools.cache
 def _log_recomputation(num_rows: int, num_keys: int) -> None:
-    logging.info("summed_logsumexp: no strip of %d x %d scores fits: its gradient computes them again",
+    logging.info("summed_logsumexp: no strip of %d x %d scores fits: the gradient recomputes the scores",
                  num_rows, num_keys)
 
 
@@ -169,7 +169,7 @@ def choose(kernel: str, implementation: Implementation, queries: jax.Array) -> s
 
 
 def _hopper():
-    """The module, imported where it might run: Mosaic GPU takes as long to import as the rest."""
+    """The module, imported only if it may run: Mosaic GPU takes as long to import as everything else."""
     from kernels.contrastive import hopper
 
     return hopper
@@ -177,7 +177,7 @@ def _hopper():
 
 @functools.partial(jax.custom_vjp, nondiff_argnums=(0,))
 def _similarity_logsumexp(options: _Options, queries, keys, all_keys, scale, labels: PairLabels | None):
-    """Computed from all_keys, differentiable in this device's keys."""
+    """Computed from all_keys; the gradient goes to this device's keys."""
     forward, _ = _functions(options)
     return forward(queries, all_keys, scale, labels, columns=options.columns)
 
@@ -210,7 +210,7 @@ _similarity_logsumexp.defvjp(_forward, _backward)
 
 @functools.partial(jax.custom_vjp, nondiff_argnums=(0,))
 def _summed_logsumexp(options: _SumOptions, queries, keys, all_keys, scale, labels: PairLabels | None):
-    """Computed from all_keys, differentiable in this device's keys."""
+    """Computed from all_keys; the gradient goes to this device's keys."""
     row_lse, _, statistics = xla.forward(queries, all_keys, scale, labels, columns=False, shift=options.shift)
     return jnp.sum(row_lse), statistics
 
@@ -261,7 +261,7 @@ def _check_arguments(queries, keys, scale, query_labels, key_labels, positives, 
     if (query_labels is None) != (positives is None):
         raise ValueError("query_labels and positives go together: give both or neither")
     if query_labels is not None and key_labels is None:
-        raise ValueError("query_labels need key_labels: give both, or key_labels alone")
+        raise ValueError("query_labels need key_labels: give both, or only key_labels")
     expected = {"query_labels": (query_labels, (queries.shape[0], 2)), "key_labels": (key_labels, (keys.shape[0], 2)),
                 "positives": (positives, (queries.shape[0],))}
     for name, (array, shape) in expected.items():

@@ -1,6 +1,6 @@
 """row_lse_i = log sum_j exp(s_ij), column_lse_j = log sum_i exp(s_ij), s_ij = scale <q_i, k_j>: plain jnp.
 
-It forms [b, N], and its gradient is JAX's own: the form that is plainly right, for small problems and for tests.
+It forms [b, N], and JAX derives the gradient. This form is easy to check; it is for small problems and tests.
 """
 
 import jax
@@ -34,7 +34,7 @@ def similarity_logsumexp(
 
 
 def _logsumexp(scores: jax.Array, axis: int) -> jax.Array:
-    """log sum exp with value -inf and gradient zero (not NaN) where there is no candidate at all."""
+    """log sum exp; without any candidate the value is -inf and the gradient zero (not NaN)."""
     occupied = jnp.any(scores != -jnp.inf, axis=axis, keepdims=True)
     lse = jax.nn.logsumexp(jnp.where(occupied, scores, 0.0), axis=axis)
     return jnp.where(jnp.squeeze(occupied, axis), lse, -jnp.inf)

@@ -6,11 +6,11 @@ In Pallas. One tile of scores of each side lives in VMEM at a time; HBM holds no
   backward   6u  the same grid: it recomputes the scores and accumulates dZ over the queue.
 
 The queue is read from HBM once per row block, for both sides.
-What the backward pass knows of the rows lies in HBM along the lanes, [fields, b], and is transposed on chip.
+The values of the rows for the backward pass lie in HBM along the lanes, [fields, b], and are transposed on chip.
 
-Blocks overhang where they do not divide a size. Mosaic leaves anything there, NaN included. Queue rows beyond the end
-are dropped by index, and zeroed before the second product, since 0 * NaN is NaN. Batch rows beyond the
-end spoil nothing but themselves, and are not written.
+If the blocks do not divide a size, the last one reaches beyond the end. Mosaic may leave anything there, NaN included.
+Queue rows beyond the end are dropped by index, and zeroed before the second product, as 0 * NaN is NaN. Batch rows
+beyond the end affect only themselves, and are not written.
 
 Legend: b rows, n queue rows, D embedding width (padded to a multiple of 128 lanes); o rows and i queue rows of a block.
 """
@@ -31,16 +31,16 @@ VMEM_BYTES = 14 * 2**20
 
 
 def vmem_bytes(block: int, width: int, itemsize: int) -> int:
-    """VMEM of the larger kernel, the backward, in square tiles. Blocks are double-buffered: hence the factors of two.
+    """VMEM of the larger kernel, the backward, in square tiles. The factors of two are for double buffering.
 
-    9 to 37 % above what libtpu reports where a kernel is too large (float32, D = 128 to 1024).
+    9 to 37 % above what libtpu reports if a kernel is too large (float32, D = 128 to 1024).
     """
     operands = 2 * 4 * block * width * itemsize  # rows and queue rows of both sides
-    gradient = 2 * block * width * 4  # [o, D], written once per row block; float32 where it is summed over devices
+    gradient = 2 * block * width * 4  # [o, D], written once per row block; float32 if it is summed over devices
     accumulator = 2 * block * width * 4  # [o, D] float32, and the product that is added to it
     zeroed = block * width * 4  # [i, D] with its overhang zeroed
-    columns = 5 * block * LANES * 4  # the sums, or what is known of the rows: [o, 1] is padded to 128 lanes
-    tile = block * block * itemsize  # the gradient of the scores; what leads to it stays in registers
+    columns = 5 * block * LANES * 4  # the sums, or the values of the rows: [o, 1] is padded to 128 lanes
+    tile = block * block * itemsize  # the gradient of the scores; intermediate values stay in registers
     split = 0
     if itemsize == 4:  # a float32 product at full precision splits its operands into three bfloat16 parts
         split = 6 * (5 * block * width + block * block)
@@ -154,7 +154,7 @@ def _scores(rows, queues, sides: tuple[Side, Side]):
 
 
 def _left_out(num_queue_rows: int, shape: tuple[int, int], axis: int = 1):
-    """Whether each queue row, along an axis of the shape, is beyond the end; None where the blocks divide the queue."""
+    """Whether each queue row, along an axis of the shape, is beyond the end; None if the blocks divide the queue."""
     if num_queue_rows % shape[axis] == 0:
         return None
     return pl.program_id(1) * shape[axis] + jax.lax.broadcasted_iota(jnp.int32, shape, axis) >= num_queue_rows

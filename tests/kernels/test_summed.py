@@ -187,7 +187,7 @@ def test_recomputation_is_logged(caplog):
     with caplog.at_level(logging.INFO, logger="absl"):
         flops(functools.partial(summed_logsumexp, implementation="xla"), 512, 2**18 + 1, 16)
     assert [record.getMessage() for record in caplog.records] == [
-        "summed_logsumexp: no strip of 512 x 262145 scores fits: its gradient computes them again"]
+        "summed_logsumexp: no strip of 512 x 262145 scores fits: the gradient recomputes the scores"]
 
 
 @pytest.mark.parametrize("kind, dtype, sizes, expected", [
