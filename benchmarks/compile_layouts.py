@@ -150,8 +150,8 @@ def compare_lookups(topology: str, pairs: int) -> None:
     for name, (shape, spec, way) in ways.items():
         program = compile_lookup(layout, shape, spec, way, pairs * 128)
         found = collectives(program.compiled.as_text())
-        print(f"lookup, {topology}, {name}: sent {megabytes(sum(each.times * each.bytes_sent for each in found))}, temp "
-              f"{megabytes(program.temp_bytes)}", flush=True)
+        sent = sum(each.times * each.bytes_sent for each in found)
+        print(f"lookup, {topology}, {name}: sent {megabytes(sent)}, temp {megabytes(program.temp_bytes)}", flush=True)
 
 
 def compile_lookup(layout: Layout, shape: tuple[int, int], spec: PartitionSpec, way: Any, tokens: int) -> Program:

@@ -5,9 +5,9 @@
 Formats: see data/formats.py. Layout of OUT: see data/shards.py. A dataset is a file below --source_dir; its name is the
 path of the file below it ("stackexchange/titles.jsonl.gz"). --data_config names the datasets and their weights, as a
 JSON list of {"name", "weight", "lines"}; OUT/data_config.json is written for the loader. Without --data_config every
-training file below --source_dir is a dataset, and its weight is the square root of its number of examples. (With
-weights proportional to the examples, the largest file would crowd out the rest; equal weights would repeat the
-smallest files too often.) Files of other formats, licences and readmes are left out, and one line names them.
+training file below --source_dir is a dataset, and its weight is the square root of its number of examples: if it were
+the number itself, large files would crowd out small ones, and with equal weights small files would be repeated too
+often. Files of other formats, licences and readmes are left out, and one line names them.
 
 The first block of each file is checked before anything is tokenised (data/first_block.py). Blank lines are skipped.
 
@@ -114,7 +114,7 @@ def _check_flags(config: PrepareConfig) -> None:
         raise ValueError(f"--data_dir={config.data_dir} is --source_dir={config.source_dir}, or holds it: "
                          "choose another --data_dir")
     for name, prompt in _prompts(config)._asdict().items():
-        if prompt != prompt.lstrip():  # a model's texts are stripped, and with them what stands before
+        if prompt != prompt.lstrip():  # texts are stripped together with their prompt
             raise ValueError(f"--{name}_prompt={prompt!r} begins with white space")
 
 
@@ -273,7 +273,7 @@ def _write_top_files(config: PrepareConfig, manifests: list[dict], tokenizer: Te
 
 
 def _summary(manifest: dict) -> dict:
-    """What the top manifest says of a dataset."""
+    """What the top manifest says about a dataset."""
     keys = ("name", "kind", "has_negatives", "examples", "texts", "tokens", "truncated_texts")
     extra = {"skipped_lines": manifest["skipped"]["count"], "shards": len(manifest["shards"])}
     return {key: manifest[key] for key in keys} | extra

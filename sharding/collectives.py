@@ -1,7 +1,7 @@
 """Collectives over the data axis with the gradients that the exact global loss needs.
 
 Inside shard_map with check_vma=False, AD differentiates the SUM over devices of what each device returns: psum
-transposes to psum, a tiled all-gather to a reduce-scatter. So a loss is exact where the devices' losses add up to it:
+transposes to psum, a tiled all-gather to a reduce-scatter. So a loss is exact if the devices' losses add up to it:
 each returns its own share (its rows, its columns), never a copy of the whole.
 
 Legend: n keys per device, N keys of all devices.

@@ -128,7 +128,7 @@ def ring_order(mesh: Mesh) -> tuple[int, ...] | None:
 def ring_of_neighbours(coordinates: Sequence[tuple[int, ...]]) -> list[int] | None:
     """The order in which chips at (x, y, 0) are a closed ring of neighbours: up x = 0, then row by row back down.
 
-    None where they are not a whole grid of at least 2 by 2, with an even number of rows or of columns, one device each.
+    None if they are not a whole grid of at least 2 by 2, with an even number of rows or of columns, one device each.
     """
     if any(len(place) != 3 or place[2] for place in coordinates):
         return None
@@ -228,7 +228,7 @@ def host_copy(tree: Any) -> Any:
     """Device arrays -> numpy, whole. Split arrays are gathered one at a time, and then every process must take part."""
 
     def copy(x: jax.Array) -> np.ndarray:
-        if not x.is_fully_replicated:
+        if isinstance(x.sharding, NamedSharding) and not x.is_fully_replicated:
             x = jax.device_put(x, NamedSharding(x.sharding.mesh, WHOLE))
         return np.asarray(x.addressable_data(0))
 

@@ -38,7 +38,7 @@ def contrastive_objective(
 ) -> Objective:
     """contrastive_loss as an objective; `ring` is the mesh's ring_order.
 
-    A learned scale is exp(log_scale), from `scale` on, and is logged.
+    A learned scale is exp(log_scale); it starts at `scale` and is logged.
     """
     bound = UNIT_NORM_PRODUCT * abs(scale) if model.normalize and not learn_scale else None
 
@@ -96,14 +96,14 @@ def contrastive_loss(
 
     Keys are the positives and the hard negatives of all devices. The sum of the shares over
     devices is the mean loss over the global batch (for the symmetric loss, the mean of both directions), and AD of a
-    share, summed over devices, is the exact gradient of that mean. Texts that occur twice in the global batch are no
+    share, summed over devices, is the exact gradient of that mean. Equal texts in the global batch are not
     negatives of each other. Source: recipes/README.md; in-batch negatives, Henderson et al. 2017 (1705.00652).
 
     The loss is the same however the keys are exchanged: gathered on every device, or passed round a ring.
 
     Args:
       ring: the devices along the ring; None: as they are numbered.
-      bound: the largest |scale * <q, k>| there can be, or None (kernels/contrastive/api.py).
+      bound: an upper bound of |scale * <q, k>|, or None (kernels/contrastive/api.py).
 
     Returns: float32 scalar, and this device's share of the sums that batch_metrics takes.
     """
@@ -117,7 +117,7 @@ def contrastive_loss(
 
     labels = labels_of_all_texts(ids, axis_name)  # [K, B]
     own_labels = lax.dynamic_slice_in_dim(labels, device * b, b, axis=1)  # [K, b]
-    options = {"query_labels": own_labels[:2].T, "statistics": True, "bound": bound, "axis_name": axis_name,
+    options = {"query_labels": own_labels[:2].T, "bound": bound, "axis_name": axis_name,
                "implementation": implementation}
     column_lse = None
     if key_exchange == "all_gather":
@@ -168,11 +168,11 @@ def metric_sums(
 
 
 def batch_metrics(sums: dict[str, jax.Array]) -> dict[str, jax.Array]:
-    """What is logged of a batch, from the sums of contrastive_loss added up over the devices.
+    """The logged metrics of a batch, from the sums of contrastive_loss over all devices.
 
     accuracy_at_1: share of the queries whose own positive is above all negatives; positive_similarity and
     hardest_negative_similarity: mean cosines (of the queries that have a negative, and 0 if none has);
-    share_left_out: false negatives, of all pairs of query and key.
+    share_left_out: share of all pairs of query and key that are left out as false negatives.
     """
     share_with_negative = sums["share_with_negative"]
     hardest = sums["hardest_negative_similarity"] / jnp.where(share_with_negative > 0, share_with_negative, 1.0)
