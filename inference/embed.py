@@ -26,8 +26,8 @@ class EmbedConfig:
     dtype: Literal["float32", "bfloat16"] = flag("float32", "compute dtype")
     prompt_name: str = flag("", "which of the model's prompts is put before each text (query, for one); empty: none")
     max_length: int = flag(
-        0, "tokens of a text that are read, special ones included; 0: as the model says",
-        minimum=3, or_zero=True)
+        0, "tokens per text that are read, special tokens included; at most what the position table holds. 0: as the "
+        "model says", minimum=3, or_zero=True)
 
 
 def embed(config: EmbedConfig) -> None:

@@ -58,13 +58,9 @@ class Encoder:
 
     @classmethod
     def load(cls, model: str | os.PathLike, *, max_length: int = 0, **options: Any) -> "Encoder":
-        """Reads MODEL (see load_model); max_length 0 keeps the model's. Options are those of Encoder.
-
-        Raises ValueError if max_length is above the model's position table.
-        """
-        loaded = load_model(model)
-        config = dataclasses.replace(loaded.config, max_length=max_length or loaded.config.max_length)
-        return cls(config, loaded.parameters, load_tokenizer(loaded.tokenizer_folder), **options)
+        """Reads MODEL (see load_model, also for max_length and errors). Options are those of Encoder."""
+        loaded = load_model(model, max_length=max_length)
+        return cls(loaded.config, loaded.parameters, load_tokenizer(loaded.tokenizer_folder), **options)
 
     def fingerprint(self) -> str:
         """Of the model and its tokenizer: see model.files.weights.model_fingerprint."""

@@ -59,6 +59,9 @@ class ModelConfig:
     def __post_init__(self):
         if self.pooling == "pooler" and not self.encoder.pooler:
             raise ValueError("pooling='pooler' needs an encoder with a pooler layer, but encoder.pooler is False")
+        if self.max_length < 3:
+            raise ValueError(f"max_length={self.max_length} leaves no room for a token between the two special ones: "
+                             "at least 3 are needed")
         if self.max_length > self.encoder.max_positions:
             raise ValueError(
                 f"max_length={self.max_length} is above the position table's {self.encoder.max_positions}: lower it"

@@ -75,7 +75,7 @@ class Run(NamedTuple):
 def set_up(config: TrainConfig, mesh: jax.sharding.Mesh, data: TrainingData) -> tuple[Run, TrainState, Progress]:
     """Loads model, data and the last checkpoint, if there is one. num_steps and warmup_steps must be settled."""
     workdir, seed = pathlib.Path(config.run.workdir), config.run.seed
-    model, parameters, tokenizer_folder = starting_point(config.model, config.batch.max_length, seed)
+    model, parameters, tokenizer_folder = starting_point(config.model, seed)
     tokenizer = load_tokenizer(tokenizer_folder)
     model = dataclasses.replace(model, prompts=tuple(data.prompts.items()))  # its data's, not --init's
     evaluator = make_evaluator(config.evaluation, retrieval_prompts(model), has_teacher=bool(config.teacher.teacher))

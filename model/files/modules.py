@@ -7,6 +7,8 @@ Read: what sentence-transformers 0.x to 6 write. Written: the form of 2.x to 5, 
 from pathlib import Path
 from typing import NamedTuple
 
+from absl import logging
+
 from data.files import read_json, write_json
 from data.formats import Prompts
 from data.tokenizer import sentence_settings
@@ -103,16 +105,28 @@ def _read_dense(path: Path) -> DenseConfig:
 
 
 def read_max_length(transformer: Path, encoder: EncoderConfig) -> int:
-    """Tokens that the Transformer module reads of a text, special ones included.
+    """Tokens that the Transformer module reads of a text, special ones included; at most the position table's.
 
-    max_seq_length of sentence_*_config.json; else model_max_length of tokenizer_config.json, at most the positions.
+    max_seq_length of sentence_*_config.json; else model_max_length of tokenizer_config.json.
     """
     max_length = sentence_settings(transformer).get("max_seq_length")
-    if max_length is None:
-        path = transformer / "tokenizer_config.json"
-        max_length = (read_json(path) if path.exists() else {}).get("model_max_length", _UNSET_LENGTH)
-        max_length = int(min(max_length, encoder.max_positions))
-    return max_length
+    if max_length is not None:
+        return capped_length(max_length, encoder, f"{transformer}: max_seq_length={max_length}")
+    path = transformer / "tokenizer_config.json"
+    max_length = (read_json(path) if path.exists() else {}).get("model_max_length") or _UNSET_LENGTH
+    return int(min(max_length, encoder.max_positions))
+
+
+def capped_length(max_length: float, encoder: EncoderConfig, name: str) -> int:
+    """max_length, or the size of the position table if that is less, which is logged.
+
+    name says in messages what asked for this length, with its value. Raises ValueError if it is no number.
+    """
+    if not isinstance(max_length, int | float):
+        raise ValueError(f"{name} is not a number")
+    if max_length > encoder.max_positions:
+        logging.warning("%s is above the position table: texts are cut at its %d tokens", name, encoder.max_positions)
+    return int(min(max_length, encoder.max_positions))
 
 
 def write_modules(folder: Path, config: ModelConfig) -> list[Path]:

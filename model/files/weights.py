@@ -24,7 +24,7 @@ from data.files import new_folder, read_json, set_default_permissions, write_jso
 from data.tokenizer import COMPANION_FILES, TextTokenizer
 from model.config import DenseConfig, EncoderConfig, ModelConfig, from_hugging_face
 from model.files.folders import OURS, find_model
-from model.files.modules import Modules, read_max_length, read_modules
+from model.files.modules import Modules, capped_length, read_max_length, read_modules
 from model.files.names import canonical_name, flatten, from_tensors, is_skipped, tensor_shapes, unflatten
 from model.parameters import Tree, declare
 
@@ -51,23 +51,28 @@ class LoadedModel(NamedTuple):
     origin: Origin
 
 
-def load_model(model: str | os.PathLike) -> LoadedModel:
+def load_model(model: str | os.PathLike, *, max_length: int = 0) -> LoadedModel:
     """Reads MODEL: a folder of ours, Hugging Face's or sentence-transformers', or a hub id.
+
+    max_length replaces the model's, if it is not 0; either is cut to what the position table holds, and logged then.
 
     Raises ValueError for a folder that is no model, a file that cannot be read, and, all in one error, for tensors that
     are missing, unknown or of the wrong shape or dtype.
     """
     folder = find_model(model)
-    return _load_ours(folder) if (folder / OURS).exists() else _load_hugging_face(folder)
+    return (_load_ours if (folder / OURS).exists() else _load_hugging_face)(folder, max_length)
 
 
-def read_config_only(model: str | os.PathLike) -> tuple[ModelConfig, Path]:
-    """(configuration, tokenizer folder) of MODEL without its weights, to start from random ones; no pooler layer."""
+def read_config_only(model: str | os.PathLike, *, max_length: int = 0) -> tuple[ModelConfig, Path]:
+    """(configuration, tokenizer folder) of MODEL without its weights, to start from random ones; no pooler layer.
+
+    max_length is that of load_model.
+    """
     folder = find_model(model)
     if (folder / OURS).exists():
-        return _read_ours(folder)[0], folder
+        return _read_ours(folder, max_length)[0], folder
     modules = _modules_of_model(folder)
-    return _model_config(folder, modules), modules.transformer
+    return _model_config(folder, modules, max_length), modules.transformer
 
 
 def save_model(
@@ -94,8 +99,8 @@ def copy_tokenizer(source: Path, target: Path) -> None:
             shutil.copyfile(source / name, target / name)
 
 
-def _load_ours(folder: Path) -> LoadedModel:
-    config, stored = _read_ours(folder)
+def _load_ours(folder: Path, max_length: int) -> LoadedModel:
+    config, stored = _read_ours(folder, max_length)
     tensors = _read_safetensors(folder / PARAMETERS)
     expected = {path: parameter.shape for path, parameter in flatten(declare(config)).items()}
     check_tensors(folder, expected, tensors)
@@ -103,12 +108,14 @@ def _load_ours(folder: Path) -> LoadedModel:
     return LoadedModel(config, unflatten({path: tensors[path] for path in expected}), folder, Origin(stored, left_out))
 
 
-def _read_ours(folder: Path) -> tuple[ModelConfig, dict[str, tuple[str, str]]]:
+def _read_ours(folder: Path, max_length: int) -> tuple[ModelConfig, dict[str, tuple[str, str]]]:
     path = folder / OURS
     values = read_json(path)
     try:
         fields = dict(values["model"])
         fields["encoder"] = EncoderConfig(**fields["encoder"])
+        max_length = max_length or fields["max_length"]
+        fields["max_length"] = capped_length(max_length, fields["encoder"], f"{path}: max_length={max_length}")
         fields["dense"] = tuple(DenseConfig(**head) for head in fields["dense"])
         fields["prompts"] = tuple(map(tuple, fields.get("prompts", ())))
         stored = {canonical: (name, dtype) for canonical, (name, dtype) in values["stored"].items()}
@@ -117,9 +124,9 @@ def _read_ours(folder: Path) -> tuple[ModelConfig, dict[str, tuple[str, str]]]:
         raise ValueError(f"{path} does not describe a model: {error}") from error
 
 
-def _load_hugging_face(folder: Path) -> LoadedModel:
+def _load_hugging_face(folder: Path, max_length: int) -> LoadedModel:
     modules = _modules_of_model(folder)
-    config = _model_config(folder, modules)
+    config = _model_config(folder, modules, max_length)
     checkpoint = _read_checkpoint(modules.transformer)
     for index, place in enumerate(modules.dense_folders):
         checkpoint |= {f"dense_{index}.{name}": tensor for name, tensor in _read_checkpoint(place).items()}
@@ -151,14 +158,17 @@ def _modules_of_model(folder: Path) -> Modules:
     return read_modules(folder)
 
 
-def _model_config(folder: Path, modules: Modules) -> ModelConfig:
+def _model_config(folder: Path, modules: Modules, max_length: int) -> ModelConfig:
     """The configuration but for `pooler`, which only the weights can tell."""
     path = modules.transformer / "config.json"
     if not path.exists():
         raise ValueError(f"{modules.transformer} has no config.json")
     try:
         encoder = from_hugging_face(read_json(path))
-        max_length = read_max_length(modules.transformer, encoder)
+        if max_length:
+            max_length = capped_length(max_length, encoder, f"max_length={max_length}")
+        else:
+            max_length = read_max_length(modules.transformer, encoder)
         return ModelConfig(encoder, modules.pooling, modules.dense, modules.normalize, max_length, modules.prompts)
     except ValueError as error:
         raise ValueError(f"{folder}: {error}") from error

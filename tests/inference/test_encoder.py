@@ -149,10 +149,13 @@ def test_embed_failure_keeps_the_old_output(tmp_path, run_main):
     assert (tmp_path / "out.npy").read_text() == "old"
 
 
-def test_max_length(peer_models):
+def test_max_length(peer_models, logged):
     folder = peer_models["roberta"].sentence_transformers
-    with pytest.raises(ValueError, match="max_length=63 is above the position table's 62"):
-        Encoder.load(folder, max_length=63)
+    long = Encoder.load(folder, max_length=63, devices=jax.devices()[:1])
+    assert logged() == ["max_length=63 is above the position table: texts are cut at its 62 tokens"]
+    assert long.encode(TEXTS).shape == (len(TEXTS), 32) and long.token_counts(["x " * 100]) == 62
+    with pytest.raises(ValueError, match="max_length=2 leaves no room for a token"):
+        Encoder.load(folder, max_length=2)
     short = Encoder.load(folder, max_length=5, devices=jax.devices()[:1])
     assert [len(tokens) for tokens in short._tokenize(TEXTS)] == [
         min(5, len(tokens) + 2) for tokens in short.tokenizer.encode(TEXTS)

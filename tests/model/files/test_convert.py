@@ -14,7 +14,7 @@ from safetensors.numpy import load_file, save_file
 from data.tokenizer import load_tokenizer
 from model.files.convert import ConvertConfig, convert
 from model.files.folders import find_model
-from model.files.weights import load_model
+from model.files.weights import load_model, read_config_only
 from tests.peer_models import CASES
 
 PREFIXES = {"bert": "bert.", "roberta": "roberta.", "xlm-roberta": "roberta.", "distilbert": "distilbert."}
@@ -281,11 +281,23 @@ def test_old_module_files(peer_models, tmp_path):
         load_model(source)
 
 
-def test_a_length_above_the_position_table(peer_models, tmp_path):
+@pytest.mark.parametrize("name, positions", [("xlm-roberta", 62), ("bert", 64)])
+def test_a_length_above_the_position_table(peer_models, tmp_path, logged, name, positions):
+    """Cut to the table, in every format; a length that is asked for is taken before the model's is looked at."""
     source = tmp_path / "source"
-    shutil.copytree(peer_models["xlm-roberta"].sentence_transformers, source)
-    (source / "sentence_bert_config.json").write_text('{"max_seq_length": 64}')
-    with pytest.raises(ValueError, match=r"source: max_length=64 is above the position table's 62"):
+    shutil.copytree(peer_models[name].sentence_transformers, source)
+    (source / "sentence_bert_config.json").write_text('{"max_seq_length": 1024}')
+    assert load_model(source, max_length=positions).config.max_length == positions and logged() == []
+    assert load_model(source).config.max_length == read_config_only(source)[0].max_length == positions
+    cut = f"is above the position table: texts are cut at its {positions} tokens"
+    assert logged() == [f"{source}: max_seq_length=1024 {cut}"] * 2
+    convert(ConvertConfig(str(source), str(tmp_path / "ours")))
+    assert load_model(tmp_path / "ours", max_length=9).config.max_length == 9
+    logged()
+    assert load_model(tmp_path / "ours", max_length=99).config.max_length == positions
+    assert logged() == [f"{tmp_path / 'ours' / 'allpairs.json'}: max_length=99 {cut}"]
+    (source / "sentence_bert_config.json").write_text('{"max_seq_length": "long"}')
+    with pytest.raises(ValueError, match="source: max_seq_length=long is not a number"):
         load_model(source)
 
 
