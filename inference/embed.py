@@ -3,6 +3,7 @@
 From Python it is Encoder.load(MODEL).encode(list of texts), in inference/encoder.py.
 """
 
+import codecs
 import dataclasses
 import sys
 from pathlib import Path
@@ -12,7 +13,7 @@ import numpy as np
 from absl import logging
 
 from data.files import new_file
-from flags import REQUIRED, flag
+from flags import REQUIRED, Error, flag
 from inference.encoder import Encoder
 
 
@@ -31,9 +32,14 @@ class EmbedConfig:
 
 
 def embed(config: EmbedConfig) -> None:
-    """Runs the command; raises ValueError for a line that is no UTF-8 and OSError if the output cannot be written."""
-    with new_file(config.output) as file:  # made first, so that a place that is not writable costs no time
-        texts = read_lines(config.input)
+    """Runs the command. Everything but the embeddings themselves is checked before the model is loaded.
+
+    Raises flags.Error and ValueError for paths and lines that cannot be right, ValueError for embeddings that are not
+    finite, OSError if the output cannot be written.
+    """
+    check_paths(config)
+    texts = read_lines(config.input)
+    with new_file(config.output) as file:  # made now, so that a place that is not writable costs no time
         encoder = Encoder.load(
             config.model, dtype=config.dtype, max_length=config.max_length, batch_tokens=config.batch_tokens
         )
@@ -42,10 +48,32 @@ def embed(config: EmbedConfig) -> None:
     logging.info("wrote %s: %d embeddings of %d", config.output, *embeddings.shape)
 
 
+def check_paths(config: EmbedConfig) -> None:
+    """Raises flags.Error for an --output that is no .npy, ValueError for paths that do not lead to a file."""
+    output = Path(config.output)
+    if output.is_dir():
+        raise ValueError(f"--output={config.output} is a folder: name a file in it, embeddings.npy for example")
+    if output.suffix != ".npy":
+        raise Error(f"--output={config.output} does not end in .npy, the format that is written")
+    if not output.parent.is_dir():
+        raise ValueError(f"--output={config.output}: {output.parent} is not a folder; make it first")
+    if config.input == "-":
+        if sys.stdin is None:
+            raise ValueError("--input=- reads standard input, which is closed: name a file, or pipe the texts in")
+    elif Path(config.input).is_dir():
+        raise ValueError(f"--input={config.input} is a folder: name a text file in it")
+    elif not Path(config.input).exists():
+        raise ValueError(f"--input={config.input} does not exist")
+
+
 def read_lines(path: str) -> list[str]:
-    """The lines of a UTF-8 file, or of standard input for "-"; an empty line is the empty text."""
+    """The lines of a UTF-8 file, or of standard input for "-"; an empty line is the empty text.
+
+    A byte-order mark is left out. Raises ValueError for an empty file and for a line that is not UTF-8.
+    """
     name = "standard input" if path == "-" else path
     content = sys.stdin.buffer.read() if path == "-" else Path(path).read_bytes()
+    content = content.removeprefix(codecs.BOM_UTF8)
     if not content:
         raise ValueError(f"{name} is empty: there is nothing to embed")
     texts = []

@@ -3,7 +3,7 @@
 Legend: n = texts, d = embedding width.
 """
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 
 import numpy as np
 
@@ -15,10 +15,20 @@ def embeddings_of(encode: EncodeFunction, texts: list[str]) -> np.ndarray:
     embeddings = np.asarray(encode(texts), np.float32)
     if embeddings.ndim != 2 or len(embeddings) != len(texts):
         raise ValueError(f"encode gave {embeddings.shape} for {len(texts)} texts; expected [{len(texts)}, d]")
-    bad = np.flatnonzero(~np.isfinite(embeddings).all(axis=1))
-    if len(bad):
-        raise ValueError(f"{len(bad)} of {len(texts)} embeddings are not finite, first that of {texts[bad[0]][:80]!r}")
+    require_finite(np.isfinite(embeddings).all(axis=1), texts)
     return embeddings
+
+
+def require_finite(
+    is_finite: np.ndarray,  # [n] bool
+    texts: Sequence[str],
+    advice: Callable[[], str] = lambda: "",
+) -> None:
+    """Raises ValueError, which ends with the advice, if the embeddings of some texts are not finite."""
+    bad = np.flatnonzero(~is_finite)
+    if len(bad):
+        raise ValueError(f"{len(bad)} of {len(texts)} embeddings are not finite, first that of "
+                         f"{texts[bad[0]][:80]!r}{advice()}")
 
 
 def unit_length(embeddings: np.ndarray) -> np.ndarray:

@@ -78,7 +78,7 @@ def pool(
 
 
 def normalize(x: jax.Array) -> jax.Array:
-    """x / |x| over the last axis; zero, with zero gradient, where x is zero."""
+    """x / |x| over the last axis; zero, with zero gradient, if x is zero; NaN if x is not finite."""
     square = jnp.sum(x * x, axis=-1, keepdims=True)
-    inverse = jax.lax.rsqrt(jnp.where(square > 0, square, 1.0))
-    return jnp.where(square > 0, x * inverse, 0.0)
+    inverse = jax.lax.rsqrt(jnp.where(square == 0, 1.0, square))
+    return jnp.where(square == 0, 0.0, x * inverse)

@@ -5,6 +5,7 @@ Interpreting takes seconds a thread block: few cases, each for several things at
 
 import functools
 import importlib.util
+import logging
 
 import jax
 import jax.numpy as jnp
