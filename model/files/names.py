@@ -40,9 +40,8 @@ _DISTILBERT = {
 }
 _SUFFIXES = {"kernel": "weight", "scale": "weight", "bias": "bias"}
 
-PREFIXES = ("bert.", "roberta.", "distilbert.")  # of a checkpoint that was saved together with a head
-# Known tensors that are no part of the encoder: heads of the pretraining tasks (TinyBERT's fit_dense among them).
-HEADS = ("cls.", "lm_head.", "vocab_transform.", "vocab_layer_norm.", "vocab_projector.", "fit_dense")
+PREFIXES = ("bert.", "roberta.", "distilbert.")  # of the encoder in a checkpoint that was saved together with a head
+ENCODER = ("embeddings.", "encoder.", "transformer.", "pooler.", "dense_")  # of the encoder by itself, and our heads
 BUFFERS = ("embeddings.position_ids", "embeddings.token_type_ids")
 
 
@@ -53,9 +52,9 @@ def canonical_name(name: str) -> str:
     return name.replace("LayerNorm.gamma", "LayerNorm.weight").replace("LayerNorm.beta", "LayerNorm.bias")
 
 
-def is_skipped(name: str) -> bool:
-    """Whether a canonical name is known and of no use to the encoder."""
-    return name.startswith(HEADS) or name in BUFFERS
+def is_beside(name: str) -> bool:
+    """Whether a stored tensor lies beside the encoder, as the heads of tasks do (classifier, cls, lm_head)."""
+    return not name.startswith(PREFIXES + ENCODER)
 
 
 def flatten(tree: Tree) -> dict[str, Any]:

@@ -9,8 +9,9 @@ import dataclasses
 import hashlib
 import json
 import os
+import re
 import shutil
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -25,7 +26,7 @@ from data.tokenizer import COMPANION_FILES, TextTokenizer
 from model.config import DenseConfig, EncoderConfig, ModelConfig, from_hugging_face
 from model.files.folders import OURS, find_model
 from model.files.modules import Modules, capped_length, read_max_length, read_modules
-from model.files.names import canonical_name, flatten, from_tensors, is_skipped, tensor_shapes, unflatten
+from model.files.names import BUFFERS, canonical_name, flatten, from_tensors, is_beside, tensor_shapes, unflatten
 from model.parameters import Tree, declare
 
 PARAMETERS = "parameters.safetensors"
@@ -133,7 +134,7 @@ def _load_hugging_face(folder: Path, max_length: int) -> LoadedModel:
     tensors, origin = {}, Origin({}, {})
     for name, tensor in checkpoint.items():
         canonical = canonical_name(name)
-        if is_skipped(canonical):
+        if is_beside(name) or canonical in BUFFERS:
             origin.left_out[name] = tensor
             continue
         if canonical in tensors:
@@ -141,12 +142,20 @@ def _load_hugging_face(folder: Path, max_length: int) -> LoadedModel:
         tensors[canonical] = tensor
         if (name, tensor.dtype.name) != (canonical, "float32"):
             origin.stored[canonical] = (name, tensor.dtype.name)
-    if origin.left_out:
-        logging.info("%s: left out, as the encoder has no use for them: %s", folder, ", ".join(origin.left_out))
+    _log_left_out(folder, origin.left_out)
     encoder = dataclasses.replace(config.encoder, pooler=any(name.startswith("pooler.") for name in tensors))
     config = dataclasses.replace(config, encoder=encoder)
     check_tensors(folder, tensor_shapes(config), tensors)
     return LoadedModel(config, from_tensors(config, tensors), modules.transformer, origin)
+
+
+def _log_left_out(folder: Path, names: Iterable[str]) -> None:
+    buffers = [name for name in names if not is_beside(name)]
+    if buffers:
+        logging.debug("%s: left out, as the encoder computes them: %s", folder, ", ".join(buffers))
+    heads = dict.fromkeys(re.sub(r"\..*", ".*", name) for name in names if is_beside(name))
+    if heads:
+        logging.info("%s: left out, as they are no part of the encoder: %s", folder, ", ".join(heads))
 
 
 def _modules_of_model(folder: Path) -> Modules:

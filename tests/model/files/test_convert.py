@@ -1,11 +1,13 @@
 """Reading every kind of model folder, writing it back byte for byte, and one clear error for each bad folder."""
 
 import json
+import logging
 import resource
 import shutil
 import struct
 from pathlib import Path
 
+import jax
 import ml_dtypes
 import numpy as np
 import pytest
@@ -156,7 +158,7 @@ def test_every_wrong_tensor_in_one_error(peer_models, tmp_path):
     def change(tensors):
         del tensors["encoder.layer.1.output.dense.bias"], tensors["embeddings.LayerNorm.weight"]
         tensors["encoder.layer.2.output.dense.bias"] = np.zeros(32, np.float32)
-        tensors["classifier.weight"] = np.zeros((2, 32), np.float32)
+        tensors["encoder.classifier.weight"] = np.zeros((2, 32), np.float32)
         tensors["encoder.layer.0.intermediate.dense.weight"] = np.zeros((32, 48), np.float32)
         tensors["embeddings.token_type_embeddings.weight"] = np.zeros((2, 32), np.int32)
         return tensors
@@ -167,12 +169,47 @@ def test_every_wrong_tensor_in_one_error(peer_models, tmp_path):
     for part in (
         str(source), "6 tensors",
         "missing: encoder.layer.1.output.dense.bias (32,)", "missing: embeddings.LayerNorm.weight (32,)",
-        "unknown: encoder.layer.2.output.dense.bias (32,)", "unknown: classifier.weight (2, 32)",
+        "unknown: encoder.layer.2.output.dense.bias (32,)", "unknown: encoder.classifier.weight (2, 32)",
         "wrong shape: encoder.layer.0.intermediate.dense.weight is (32, 48), its config says (48, 32)",
         "wrong dtype: embeddings.token_type_embeddings.weight is int32",
     ):
         assert part in str(error.value)
     assert not (tmp_path / "ours").exists() and sorted(path.name for path in tmp_path.iterdir()) == ["source"]
+
+
+@pytest.mark.parametrize("name", PREFIXES)
+@pytest.mark.parametrize("with_prefix", [False, True])
+def test_heads_of_tasks(peer_models, tmp_path, logged, name, with_prefix):
+    """Left out with one line, whatever they are called and whatever type they have; kept by convert."""
+    plain, prefix = peer_models[name].transformers, PREFIXES[name] if with_prefix else ""
+    heads = ("classifier.dense.weight", "cls.predictions.bias", "lm_head.bias", "qa_outputs.weight",
+             "pre_classifier.bias", "classifier.out_proj.weight", "some_head.0.x", "logit_scale", "fit_denses.1.bias")
+
+    def change(tensors):
+        changed = {prefix + key: tensor for key, tensor in tensors.items()}
+        changed |= {head: np.arange(6).reshape(2, 3) for head in heads}
+        changed[prefix + "embeddings.position_ids"] = np.arange(64)[None]
+        return changed
+
+    source = rewrite(plain, tmp_path / "source", change)
+    model = load_model(source)
+    line = (f"{source}: left out, as they are no part of the encoder: classifier.*, cls.*, fit_denses.*, lm_head.*, "
+            "logit_scale, pre_classifier.*, qa_outputs.*, some_head.*")
+    assert logged(logging.INFO) == [line]
+    jax.tree.map(np.testing.assert_array_equal, model.parameters, load_model(plain).parameters)
+    back = there_and_back(source, tmp_path)
+    assert_same_tensors(source / "model.safetensors", back / "model.safetensors")
+
+
+def test_unknown_tensors_in_the_encoder(peer_models, tmp_path):
+    """What has the encoder's prefix is a part of it, whatever else it is called."""
+    def change(tensors):
+        return {"roberta." + key: tensor for key, tensor in tensors.items()} | {
+            "roberta.adapter.bias": np.zeros(3, np.float32)}
+
+    source = rewrite(peer_models["roberta"].transformers, tmp_path / "source", change)
+    with pytest.raises(ValueError, match=r"1 tensors do not fit the model: unknown: adapter.bias \(3,\)"):
+        load_model(source)
 
 
 def test_damaged_parameters_of_ours(peer_models, tmp_path):
