@@ -25,7 +25,9 @@ class EmbedConfig:
     batch_tokens: int = flag(
         0, "tokens encoded at once on each device; 0: 2048 on CPUs, 32768 on other devices", minimum=0)
     dtype: Literal["float32", "bfloat16"] = flag("float32", "compute dtype")
-    prompt_name: str = flag("", "which of the model's prompts is put before each text (query, for one); empty: none")
+    prompt_name: str | None = flag(
+        None, "which of the model's prompts is put before each text, query for example; empty: none; not given: the "
+        "model's default prompt, if it has one")
     max_length: int = flag(
         0, "tokens per text that are read, special tokens included; at most what the position table holds. 0: as the "
         "model says", minimum=3, or_zero=True)

@@ -19,6 +19,7 @@ from inference.batching import Call, make_calls
 from inference.embedding import require_finite
 from model import pooling
 from model.config import ModelConfig
+from model.files.modules import default_prompt
 from model.files.names import flatten
 from model.files.weights import load_model, model_fingerprint
 from model.parameters import Tree
@@ -73,19 +74,20 @@ class Encoder:
         return np.array([len(tokens) for tokens in self._tokenize(stripped(texts))], np.int64)
 
     def encode(
-        self, texts: Sequence[str], *, prompt_name: str = "", progress: bool = False, normalize: bool | None = None
+        self, texts: Sequence[str], *, prompt_name: str | None = None, progress: bool = False,
+        normalize: bool | None = None,
     ) -> np.ndarray:  # [n, d] float32
         """Embeddings of the texts, in order; each distinct text is encoded once.
 
-        Texts are stripped, as in training, and the model's prompt of that name is put before each. normalize overrides
-        whether the embeddings get unit norm.
+        Texts are stripped, as in training, and the model's prompt of that name is put before each; None is the model's
+        default prompt, if it has one, "" is none. normalize overrides whether the embeddings get unit norm.
 
         Raises:
           TypeError: texts is one text, or holds something else than texts.
           ValueError: the model has no such prompt, or an embedding is not finite, as with NaN in the weights.
         """
         texts = stripped(texts)
-        prompts = {"": ""} | dict(self.config.prompts)
+        prompts = {"": "", None: default_prompt(self.config)} | dict(self.config.prompts)
         if prompt_name not in prompts:
             raise ValueError(f"prompt_name={prompt_name!r} is unknown: the model has "
                              f"{', '.join(filter(None, prompts)) or 'no prompts'}")

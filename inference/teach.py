@@ -94,7 +94,8 @@ def embed_examples(
     if texts == "first":
         examples = (ExampleTexts(example.texts[:1], example.text_ids[:1]) for example in examples)
     for window in windows(examples):
-        embeddings = encoder.encode([text for example in window for text in example.texts], normalize=False)
+        embeddings = encoder.encode(
+            [text for example in window for text in example.texts], prompt_name="", normalize=False)
         with np.errstate(over="ignore"):
             embeddings = embeddings.astype(dtype)
         finite = np.isfinite(embeddings).all(axis=1)

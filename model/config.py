@@ -54,11 +54,15 @@ class ModelConfig:
     dense: tuple[DenseConfig, ...]
     normalize: bool
     max_length: int  # tokens a text is truncated to, special tokens included
-    prompts: tuple[tuple[str, str], ...] = ()  # (name, what is put before a text); a text gets none unless asked for
+    prompts: tuple[tuple[str, str], ...] = ()  # (name, what is put before a text)
+    default_prompt_name: str = ""  # of the prompt that a text gets unless another one is asked for; "": none
 
     def __post_init__(self):
         if self.pooling == "pooler" and not self.encoder.pooler:
             raise ValueError("pooling='pooler' needs an encoder with a pooler layer, but encoder.pooler is False")
+        if self.default_prompt_name and self.default_prompt_name not in dict(self.prompts):
+            raise ValueError(f"default_prompt_name={self.default_prompt_name!r} is not one of the prompts "
+                             f"{', '.join(dict(self.prompts))}")
         if self.max_length < 3:
             raise ValueError(f"max_length={self.max_length} leaves no room for a token between the two special ones: "
                              "at least 3 are needed")

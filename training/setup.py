@@ -77,7 +77,8 @@ def set_up(config: TrainConfig, mesh: jax.sharding.Mesh, data: TrainingData) -> 
     workdir, seed = pathlib.Path(config.run.workdir), config.run.seed
     model, parameters, tokenizer_folder = starting_point(config.model, seed)
     tokenizer = load_tokenizer(tokenizer_folder)
-    model = dataclasses.replace(model, prompts=tuple(data.prompts.items()))  # its data's, not --init's
+    # Prompts are those of its data, not --init's.
+    model = dataclasses.replace(model, prompts=tuple(data.prompts.items()), default_prompt_name="")
     evaluator = make_evaluator(config.evaluation, retrieval_prompts(model), has_teacher=bool(config.teacher.teacher))
     teacher = set_up_teacher(config, mesh, tokenizer, data.weights) if config.teacher.teacher else None
     loader = iter(make_loader(

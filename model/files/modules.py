@@ -5,7 +5,7 @@ Read: what sentence-transformers 0.x to 6 write. Written: the form of 2.x to 5, 
 """
 
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 from absl import logging
 
@@ -38,13 +38,14 @@ class Modules(NamedTuple):
     dense_folders: tuple[Path, ...]
     normalize: bool
     prompts: tuple[tuple[str, str], ...]
+    default_prompt_name: str
 
 
 def read_modules(folder: Path) -> Modules:
     """Raises ValueError for a module, an order or an option that our model does not have."""
     path = folder / "modules.json"
     if not path.exists():
-        return Modules(folder, "mean", (), (), False, ())
+        return Modules(folder, "mean", (), (), False, (), "")
     listed = [(module["type"].rsplit(".")[-1], folder / module["path"]) for module in read_json(path)]
     kinds = " ".join(kind for kind, _ in listed)
     dense_folders = tuple(place for kind, place in listed if kind == "Dense")
@@ -60,17 +61,21 @@ def read_modules(folder: Path) -> Modules:
         dense=tuple(_read_dense(place / "config.json") for place in dense_folders),
         dense_folders=dense_folders,
         normalize=normalize,
-        prompts=_read_prompts(folder),
+        **_read_prompts(folder),
     )
 
 
-def _read_prompts(folder: Path) -> tuple[tuple[str, str], ...]:
+def _read_prompts(folder: Path) -> dict[str, Any]:
+    """prompts and default_prompt_name, as fields of Modules."""
     path = folder / "config_sentence_transformers.json"
     settings = read_json(path) if path.exists() else {}
     prompts = {name: prompt or "" for name, prompt in (settings.get("prompts") or {}).items()}
-    if prompt := prompts.get(settings.get("default_prompt_name")):
-        raise ValueError(f"{path} puts the prompt {prompt!r} before every text, which is not supported")
-    return tuple(prompts.items())
+    default = settings.get("default_prompt_name") or ""
+    if default in ("query", "document"):  # sentence-transformers takes these as empty if they are not given
+        prompts.setdefault(default, "")
+    if default and default not in prompts:
+        raise ValueError(f"{path}: default_prompt_name={default!r} is not one of its prompts: {', '.join(prompts)}")
+    return {"prompts": tuple(prompts.items()), "default_prompt_name": default}
 
 
 def retrieval_prompts(config: ModelConfig) -> Prompts:
@@ -78,6 +83,11 @@ def retrieval_prompts(config: ModelConfig) -> Prompts:
     prompts = dict(config.prompts)
     document = next((name for name in ("document", "passage", "corpus") if name in prompts), "")
     return Prompts(prompts.get("query", ""), prompts.get(document, ""))
+
+
+def default_prompt(config: ModelConfig) -> str:
+    """What sentence-transformers' encode puts before a text if no prompt is named."""
+    return dict(config.prompts).get(config.default_prompt_name, "")
 
 
 def _read_pooling(path: Path) -> str:
@@ -166,5 +176,6 @@ def write_modules(folder: Path, config: ModelConfig) -> list[Path]:
     write_json(folder / "sentence_bert_config.json",
                {"max_seq_length": config.max_length, "do_lower_case": lower_case})
     write_json(folder / "config_sentence_transformers.json",
-               {"prompts": dict(config.prompts), "default_prompt_name": None, "similarity_fn_name": "cosine"})
+               {"prompts": dict(config.prompts), "default_prompt_name": config.default_prompt_name or None,
+                "similarity_fn_name": "cosine"})
     return dense_folders

@@ -178,7 +178,8 @@ def _model_config(folder: Path, modules: Modules, max_length: int) -> ModelConfi
             max_length = capped_length(max_length, encoder, f"max_length={max_length}")
         else:
             max_length = read_max_length(modules.transformer, encoder)
-        return ModelConfig(encoder, modules.pooling, modules.dense, modules.normalize, max_length, modules.prompts)
+        return ModelConfig(encoder, modules.pooling, modules.dense, modules.normalize, max_length, modules.prompts,
+                           modules.default_prompt_name)
     except ValueError as error:
         raise ValueError(f"{folder}: {error}") from error
 
@@ -258,7 +259,7 @@ def model_fingerprint(model: ModelConfig, parameters: Tree, tokenizer: TextToken
     That of a text alone and before normalisation: the model's prompts and its last step do not matter.
     """
     values = dataclasses.asdict(model) | {"normalize": False}
-    del values["prompts"]
+    del values["prompts"], values["default_prompt_name"]
     digest = hashlib.sha256(json.dumps([values, tokenizer.fingerprint], sort_keys=True).encode())
     for path, values in sorted(flatten(parameters).items()):
         digest.update(f"{path} {values.shape} {values.dtype}".encode())
