@@ -4,6 +4,8 @@ from dataclasses import dataclass
 from typing import Any, Literal
 
 FAMILIES = ("bert", "roberta", "xlm-roberta", "distilbert")
+POOLING_MODES = ("cls", "max", "mean", "mean_sqrt_len_tokens", "weightedmean", "lasttoken")  # sentence-transformers'
+HEAD_ACTIVATIONS = ("tanh", "identity", "gelu", "relu", "sigmoid", "silu")
 ACTIVATIONS = {"gelu": "gelu", "gelu_new": "gelu_new", "gelu_pytorch_tanh": "gelu_new", "relu": "relu"}
 
 
@@ -37,12 +39,17 @@ class EncoderConfig:
 
 @dataclass(frozen=True)
 class DenseConfig:
-    """A head after pooling: activation(x @ kernel + bias)."""
+    """A head after pooling: activation(x @ kernel + bias), or that of x / |x| if normalize_input."""
 
     in_features: int
     out_features: int
     bias: bool
-    activation: Literal["tanh", "identity"]
+    activation: Literal["tanh", "identity", "gelu", "relu", "sigmoid", "silu"]  # "gelu" is the exact one
+    normalize_input: bool = False
+
+    def __post_init__(self):
+        if self.activation not in HEAD_ACTIVATIONS:
+            raise ValueError(f"activation={self.activation!r} is not one of {', '.join(HEAD_ACTIVATIONS)}")
 
 
 @dataclass(frozen=True)
@@ -50,7 +57,7 @@ class ModelConfig:
     """Text in, embedding out: encoder, pooling, dense heads, L2 normalisation."""
 
     encoder: EncoderConfig
-    pooling: Literal["mean", "cls", "max", "pooler"]
+    pooling: str  # one of POOLING_MODES, several of them joined by "+" (concatenated in this order), or "pooler"
     dense: tuple[DenseConfig, ...]
     normalize: bool
     max_length: int  # tokens a text is truncated to, special tokens included
@@ -58,6 +65,10 @@ class ModelConfig:
     default_prompt_name: str = ""  # of the prompt that a text gets unless another one is asked for; "": none
 
     def __post_init__(self):
+        unknown = set(self.pooling.split("+")) - set(POOLING_MODES)
+        if unknown and self.pooling != "pooler":
+            raise ValueError(f"pooling={self.pooling!r} is not pooler, one of {', '.join(POOLING_MODES)}, or some of "
+                             "these joined by +")
         if self.pooling == "pooler" and not self.encoder.pooler:
             raise ValueError("pooling='pooler' needs an encoder with a pooler layer, but encoder.pooler is False")
         if self.default_prompt_name and self.default_prompt_name not in dict(self.prompts):
@@ -70,15 +81,19 @@ class ModelConfig:
             raise ValueError(
                 f"max_length={self.max_length} is above the position table's {self.encoder.max_positions}: lower it"
             )
-        width = self.encoder.hidden_size
+        width = self.pooled_size
         for index, dense in enumerate(self.dense):
             if dense.in_features != width:
                 raise ValueError(f"dense_{index} takes {dense.in_features} features, but is given {width}")
             width = dense.out_features
 
     @property
+    def pooled_size(self) -> int:
+        return self.encoder.hidden_size * len(self.pooling.split("+"))
+
+    @property
     def embedding_size(self) -> int:
-        return self.dense[-1].out_features if self.dense else self.encoder.hidden_size
+        return self.dense[-1].out_features if self.dense else self.pooled_size
 
 
 # Our field -> the key in config.json, for BERT and RoBERTa, and for DistilBERT, which has its own names.

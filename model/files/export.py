@@ -108,7 +108,9 @@ def _header(card: ModelCard) -> str:
 def _summary(config: ModelConfig, parameters: Tree, card: ModelCard) -> str:
     encoder = config.encoder
     count = sum(np.size(leaf) for group in parameters.values() for leaf in group.values())
-    heads = "".join(f", Dense {head.in_features} -> {head.out_features} ({head.activation})" for head in config.dense)
+    heads = "".join(
+        ", L2 normalisation" * head.normalize_input
+        + f", Dense {head.in_features} -> {head.out_features} ({head.activation})" for head in config.dense)
     return (
         f"Maps a sentence or paragraph to a vector of {config.embedding_size} numbers; the cosine of two vectors says "
         "how close the texts are in meaning.\n\n"

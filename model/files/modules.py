@@ -1,7 +1,8 @@
 """The modules of a sentence-transformers folder: which there are and where, read and written.
 
-modules.json lists Transformer, Pooling, Dense (any number) and Normalize (or not), each with a folder of its own.
-Read: what sentence-transformers 0.x to 6 write. Written: the form of 2.x to 5, which 6 reads too.
+modules.json lists Transformer and Pooling, then any number of Dense, Normalize and Dropout in any order, each with a
+folder of its own. What sentence-transformers 0.x to 6 write is read. The form of 2.x to 5 is written, which 6 reads
+too. Only 6 reads several pooling modes in an order of their own.
 """
 
 from pathlib import Path
@@ -12,19 +13,24 @@ from absl import logging
 from data.files import read_json, write_json
 from data.formats import Prompts
 from data.tokenizer import sentence_settings
-from model.config import DenseConfig, EncoderConfig, ModelConfig
+from model.config import POOLING_MODES, DenseConfig, EncoderConfig, ModelConfig
 
-_POOLING_FLAGS = {  # key of 1_Pooling/config.json before sentence-transformers 6 -> pooling_mode of 6
+# Key of 1_Pooling/config.json before sentence-transformers 6 -> pooling_mode of 6, in the order of concatenation.
+_POOLING_FLAGS = {
     "pooling_mode_cls_token": "cls",
-    "pooling_mode_mean_tokens": "mean",
     "pooling_mode_max_tokens": "max",
+    "pooling_mode_mean_tokens": "mean",
     "pooling_mode_mean_sqrt_len_tokens": "mean_sqrt_len_tokens",
     "pooling_mode_weightedmean_tokens": "weightedmean",
     "pooling_mode_lasttoken": "lasttoken",
 }
-_ACTIVATIONS = {
-    "torch.nn.modules.activation.Tanh": "tanh",
-    "torch.nn.modules.linear.Identity": "identity",
+_ACTIVATIONS = {  # ours -> the class
+    "tanh": "torch.nn.modules.activation.Tanh",
+    "identity": "torch.nn.modules.linear.Identity",
+    "gelu": "torch.nn.modules.activation.GELU",
+    "relu": "torch.nn.modules.activation.ReLU",
+    "sigmoid": "torch.nn.modules.activation.Sigmoid",
+    "silu": "torch.nn.modules.activation.SiLU",
 }
 _UNSET_LENGTH = 1_000_000  # tokenizer_config.json has 1e30 where nobody set a length
 
@@ -47,19 +53,25 @@ def read_modules(folder: Path) -> Modules:
     if not path.exists():
         return Modules(folder, "mean", (), (), False, (), "")
     listed = [(module["type"].rsplit(".")[-1], folder / module["path"]) for module in read_json(path)]
-    kinds = " ".join(kind for kind, _ in listed)
-    dense_folders = tuple(place for kind, place in listed if kind == "Dense")
-    normalize = kinds.endswith(" Normalize")
-    if kinds != "Transformer Pooling" + " Dense" * len(dense_folders) + " Normalize" * normalize:
-        raise ValueError(
-            f"{path} lists the modules {kinds}: read are Transformer, Pooling, any number of Dense, and Normalize or "
-            "none, in this order"
-        )
+    kinds = [kind for kind, _ in listed]
+    if kinds[:2] != ["Transformer", "Pooling"] or set(kinds[2:]) - {"Dense", "Normalize", "Dropout"}:
+        raise ValueError(f"{path} lists the modules {' '.join(kinds)}: read are Transformer, Pooling, then Dense, "
+                         "Normalize and Dropout in any order")
+    dense, normalize = [], False
+    for kind, place in listed[2:]:
+        if kind == "Dense":
+            dense.append(_read_dense(place / "config.json", normalize_input=normalize))
+            normalize = False
+        elif kind == "Normalize":
+            _check_normalize(place / "config.json")
+            normalize = True
+    if "Dropout" in kinds:
+        logging.info("%s: the Dropout after pooling is left out, as it changes no embedding", path)
     return Modules(
         transformer=listed[0][1],
         pooling=_read_pooling(listed[1][1] / "config.json"),
-        dense=tuple(_read_dense(place / "config.json") for place in dense_folders),
-        dense_folders=dense_folders,
+        dense=tuple(dense),
+        dense_folders=tuple(place for kind, place in listed if kind == "Dense"),
         normalize=normalize,
         **_read_prompts(folder),
     )
@@ -94,24 +106,37 @@ def _read_pooling(path: Path) -> str:
     config = read_json(path)
     modes = config.get("pooling_mode", [mode for key, mode in _POOLING_FLAGS.items() if config.get(key)] or "mean")
     modes = [modes] if isinstance(modes, str) else modes
-    if len(modes) > 1 or modes[0] not in ("mean", "cls", "max"):
-        raise ValueError(f"{path} asks for pooling {' + '.join(modes)}: one of mean, cls, max is supported")
+    if not modes or set(modes) - set(POOLING_MODES):
+        raise ValueError(f"{path} asks for pooling {' + '.join(modes) or 'without a mode'}; the modes are "
+                         f"{', '.join(POOLING_MODES)}")
     if not config.get("include_prompt", True):
         raise ValueError(f"{path}: include_prompt is false: a prompt is pooled with its text here")
-    return modes[0]
+    return "+".join(modes)
 
 
-def _read_dense(path: Path) -> DenseConfig:
+def _read_dense(path: Path, *, normalize_input: bool) -> DenseConfig:
     config = read_json(path)
-    activation = config.get("activation_function", "torch.nn.modules.activation.Tanh")
-    if activation not in _ACTIVATIONS:
-        raise ValueError(f"{path}: activation_function {activation!r} is not one of {', '.join(_ACTIVATIONS)}")
-    between = {config.get(key) or "sentence_embedding" for key in ("module_input_name", "module_output_name")}
-    if config.get("use_residual") or between != {"sentence_embedding"}:
-        raise ValueError(f"{path}: a Dense with use_residual or on other than sentence_embedding is not supported")
-    return DenseConfig(
-        config["in_features"], config["out_features"], bool(config.get("bias", True)), _ACTIVATIONS[activation]
-    )
+    _check_names(path, config)
+    if config.get("use_residual"):
+        raise ValueError(f"{path}: a Dense with use_residual is not supported")
+    activation = config.get("activation_function", _ACTIVATIONS["tanh"])
+    known = {theirs: ours for ours, theirs in _ACTIVATIONS.items()}
+    known |= {f"torch.nn.{theirs.rpartition('.')[2]}": ours for theirs, ours in known.items()}
+    if activation not in known:
+        raise ValueError(f"{path}: activation_function {activation!r} is not one of {', '.join(_ACTIVATIONS.values())}")
+    bias = bool(config.get("bias", True))
+    return DenseConfig(config["in_features"], config["out_features"], bias, known[activation], normalize_input)
+
+
+def _check_normalize(path: Path) -> None:
+    if path.exists():  # before sentence-transformers 6 there was none
+        _check_names(path, read_json(path))
+
+
+def _check_names(path: Path, config: dict[str, Any]) -> None:
+    names = {config.get(key) or "sentence_embedding" for key in ("module_input_name", "module_output_name")}
+    if names != {"sentence_embedding"}:
+        raise ValueError(f"{path}: a module on other than sentence_embedding is not supported")
 
 
 def read_max_length(transformer: Path, encoder: EncoderConfig) -> int:
@@ -147,35 +172,37 @@ def write_modules(folder: Path, config: ModelConfig) -> list[Path]:
     "pooler" pooling becomes what it is: the first token, then a Dense with tanh (the first of the heads).
     """
     lower_case = bool(sentence_settings(folder).get("do_lower_case", False))
-    dense = config.dense
+    dense, size = config.dense, config.encoder.hidden_size
     if config.pooling == "pooler":
-        size = config.encoder.hidden_size
         dense = (DenseConfig(size, size, True, "tanh"), *dense)
-    kinds = ["Transformer", "Pooling", *["Dense"] * len(dense), *["Normalize"] * config.normalize]
-    listed = [
-        {"idx": index, "name": str(index), "path": f"{index}_{kind}" if index else "",
-         "type": f"sentence_transformers.models.{kind}"}
-        for index, kind in enumerate(kinds)
-    ]
-    write_json(folder / "modules.json", listed)
-    for module in listed[1:]:
-        (folder / module["path"]).mkdir()
-    pooling = "cls" if config.pooling == "pooler" else config.pooling
-    flags = {key: mode == pooling for key, mode in _POOLING_FLAGS.items()}
-    size = config.encoder.hidden_size
-    write_json(folder / "1_Pooling" / "config.json", {"word_embedding_dimension": size, **flags})
-    dense_folders = [folder / module["path"] for module in listed if str(module["path"]).endswith("_Dense")]
-    names = {ours: theirs for theirs, ours in _ACTIVATIONS.items()}
-    for place, head in zip(dense_folders, dense):
-        write_json(place / "config.json", {
+    modules: list[tuple[str, dict[str, Any]]] = [("Transformer", {}), ("Pooling", _pooling_settings(config))]
+    for head in dense:
+        modules += [("Normalize", {})] * head.normalize_input
+        modules.append(("Dense", {
             "in_features": head.in_features, "out_features": head.out_features, "bias": head.bias,
-            "activation_function": names[head.activation],
-        })
-    if config.normalize:
-        write_json(folder / listed[-1]["path"] / "config.json", {})
+            "activation_function": _ACTIVATIONS[head.activation],
+        }))
+    modules += [("Normalize", {})] * config.normalize
+    places = ["", *(f"{index}_{kind}" for index, (kind, _) in enumerate(modules[1:], start=1))]
+    write_json(folder / "modules.json", [
+        {"idx": index, "name": str(index), "path": place, "type": f"sentence_transformers.models.{kind}"}
+        for index, (place, (kind, _)) in enumerate(zip(places, modules))
+    ])
+    for place, (_, settings) in zip(places[1:], modules[1:]):
+        (folder / place).mkdir()
+        write_json(folder / place / "config.json", settings)
     write_json(folder / "sentence_bert_config.json",
                {"max_seq_length": config.max_length, "do_lower_case": lower_case})
     write_json(folder / "config_sentence_transformers.json",
                {"prompts": dict(config.prompts), "default_prompt_name": config.default_prompt_name or None,
                 "similarity_fn_name": "cosine"})
-    return dense_folders
+    return [folder / place for place, (kind, _) in zip(places, modules) if kind == "Dense"]
+
+
+def _pooling_settings(config: ModelConfig) -> dict[str, Any]:
+    """1_Pooling/config.json. Flags have one order; modes in another one need the list of sentence-transformers 6."""
+    modes = ["cls"] if config.pooling == "pooler" else config.pooling.split("+")
+    width = {"word_embedding_dimension": config.encoder.hidden_size}
+    if modes != [mode for mode in _POOLING_FLAGS.values() if mode in modes]:
+        return width | {"pooling_mode": modes}
+    return width | {key: mode in modes for key, mode in _POOLING_FLAGS.items()}

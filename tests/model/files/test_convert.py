@@ -265,10 +265,15 @@ def test_no_weights(peer_models, tmp_path):
 
 
 @pytest.mark.parametrize("change, message", [
-    (("1_Pooling", {"pooling_mode_mean_tokens": True, "pooling_mode_max_tokens": True}), r"pooling mean \+ max"),
-    (("1_Pooling", {"pooling_mode": "lasttoken"}), "pooling lasttoken"),
-    (("2_Dense", {"in_features": 32, "out_features": 24, "activation_function": "torch.nn.GELU"}), "'torch.nn.GELU'"),
+    (("1_Pooling", {"pooling_mode": ["mean", "median"]}), r"pooling mean \+ median; the modes are cls, max, mean"),
+    (("1_Pooling", {"pooling_mode": []}), "pooling without a mode"),
+    (("1_Pooling", {"pooling_mode": ["cls", "mean"]}), "dense_0 takes 32 features, but is given 64"),
+    (("2_Dense", {"in_features": 32, "out_features": 24, "activation_function": "torch.nn.ELU"}), "'torch.nn.ELU'"),
+    (("2_Dense", {"in_features": 32, "out_features": 24, "activation_function": None}), "None is not one of torch"),
     (("2_Dense", {"in_features": 32, "out_features": 24, "use_residual": True}), "use_residual"),
+    (("2_Dense", {"in_features": 32, "out_features": 24, "module_input_name": "token_embeddings"}),
+     "2_Dense/config.json: a module on other than sentence_embedding"),
+    (("3_Normalize", {"module_input_name": "token_embeddings"}), "3_Normalize/config.json: a module on other than"),
     (("2_Dense", {"in_features": 31, "out_features": 24}), "dense_0 takes 31 features, but is given 32"),
 ])
 def test_modules_that_the_model_does_not_have(peer_models, tmp_path, change, message):
