@@ -130,8 +130,8 @@ def model_folder(folder: Path) -> Path:
     if (folder / "export" / "modules.json").exists():
         return folder / "export"
     if any((folder / name).exists() for name in ("checkpoints", "metrics.jsonl", "lock")):
-        raise ValueError(f"{folder} is a training run without an export yet: a run writes export/ when it is scored, or "
-                         "at its end if no scores are asked for. Its `main.py train` command continues it")
+        raise ValueError(f"{folder} is a training run without an export yet: a run writes export/ when it is scored, "
+                         "or at its end if no scores are asked for. Its `main.py train` command continues it")
     return folder
 
 
