@@ -1,6 +1,6 @@
-"""Embed the lines of a text file: one embedding a line, in order, as a .npy file.
+"""Embed the lines of a text file: one embedding per line, in the order of the lines, as a .npy file.
 
-From Python it is Encoder.load(MODEL).encode(list of texts), in inference/encoder.py.
+In Python: Encoder.load(MODEL).encode(list of texts), in inference/encoder.py.
 """
 
 import codecs
@@ -19,12 +19,13 @@ from inference.encoder import Encoder
 
 @dataclasses.dataclass(frozen=True)
 class EmbedConfig:
-    model: str = flag(REQUIRED, "MODEL: a folder (ours, Hugging Face's, sentence-transformers') or a hub id")
-    input: str = flag(REQUIRED, "text file, UTF-8, one text a line; - is standard input")
-    output: str = flag(REQUIRED, "FILE.npy to write: float32 [lines, d]")
+    model: str = flag(REQUIRED, "MODEL: a folder (ours, Hugging Face's, sentence-transformers', or the WORKDIR of a "
+                                "training run) or a hub id")
+    input: str = flag(REQUIRED, "UTF-8 text file with one text per line; -: standard input")
+    output: str = flag(REQUIRED, "FILE.npy that is written: float32, one row per line of --input")
     batch_tokens: int = flag(
         0, "tokens encoded at once on each device; 0: 2048 on CPUs, 32768 on other devices", minimum=0)
-    dtype: Literal["float32", "bfloat16"] = flag("float32", "compute dtype")
+    dtype: Literal["float32", "bfloat16"] = flag("float32", "number format of activations and matrix products")
     prompt_name: str | None = flag(
         None, "which of the model's prompts is put before each text, query for example; empty: none; not given: the "
         "model's default prompt, if it has one")
@@ -51,7 +52,7 @@ def embed(config: EmbedConfig) -> None:
 
 
 def check_paths(config: EmbedConfig) -> None:
-    """Raises flags.Error for an --output that is no .npy, ValueError for paths that do not lead to a file."""
+    """Raises flags.Error for an --output that does not end in .npy, ValueError for paths that do not lead to a file."""
     output = Path(config.output)
     if output.is_dir():
         raise ValueError(f"--output={config.output} is a folder: name a file in it, embeddings.npy for example")

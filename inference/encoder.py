@@ -1,4 +1,4 @@
-"""The Encoder: Encoder.load(MODEL).encode(list of n texts) -> float32 [n, d]."""
+"""The Encoder: Encoder.load(MODEL).encode(list of n texts) -> float32 [n, D]."""
 
 import collections
 import concurrent.futures
@@ -76,7 +76,7 @@ class Encoder:
     def encode(
         self, texts: Sequence[str], *, prompt_name: str | None = None, progress: bool = False,
         normalize: bool | None = None,
-    ) -> np.ndarray:  # [n, d] float32
+    ) -> np.ndarray:  # [n, D] float32
         """Embeddings of the texts, in order; each distinct text is encoded once.
 
         Texts are stripped, as in training, and the model's prompt of that name is put before each; None is the model's
@@ -142,7 +142,7 @@ class Encoder:
 def stripped(texts: Iterable[str]) -> list[str]:
     """The texts without white space around them.
 
-    Raises TypeError for one text instead of a list and for what is no str, ValueError for a str that is not Unicode.
+    Raises TypeError for one text instead of a list and for what is not a str, ValueError for a str that is not Unicode.
     """
     if isinstance(texts, str | bytes):
         raise TypeError(f"expected a list of texts, not one {type(texts).__name__}")
@@ -159,7 +159,7 @@ def stripped(texts: Iterable[str]) -> list[str]:
 
 @functools.lru_cache(maxsize=8)
 def _compiled(config: ModelConfig, dtype: jnp.dtype, mesh: jax.sharding.Mesh):
-    """(parameters, packed [P, R, L], normalize) -> embeddings [P, T, d], one block a device; compiled once a shape."""
+    """(parameters, packed [P, R, L], normalize) -> embeddings [P, T, D], a block per device; one program per shape."""
 
     def run(parameters, packed, *, normalize: bool):
         def local(parameters, packed):

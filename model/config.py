@@ -19,7 +19,7 @@ class EncoderConfig:
     num_layers: int
     num_heads: int
     intermediate_size: int
-    max_positions: int  # tokens a text may have; RoBERTa's position table has `position_offset` rows more
+    max_positions: int  # the most tokens of a text; RoBERTa's position table has `position_offset` rows more
     type_vocab_size: int  # 0: no type table (DistilBERT)
     activation: Literal["gelu", "gelu_new", "relu"]  # "gelu" is the exact one, "gelu_new" the tanh form
     layer_norm_epsilon: float
@@ -60,7 +60,7 @@ class ModelConfig:
     pooling: str  # one of POOLING_MODES, several of them joined by "+" (concatenated in this order), or "pooler"
     dense: tuple[DenseConfig, ...]
     normalize: bool
-    max_length: int  # tokens a text is truncated to, special tokens included
+    max_length: int  # tokens per text that are read, special tokens included; longer texts are truncated
     prompts: tuple[tuple[str, str], ...] = ()  # (name, what is put before a text)
     default_prompt_name: str = ""  # of the prompt that a text gets unless another one is asked for; "": none
 

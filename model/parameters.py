@@ -23,7 +23,7 @@ ones = jax.nn.initializers.ones
 @dataclass(frozen=True)
 class Parameter:
     shape: tuple[int, ...]
-    axes: tuple[str, ...]  # names of fields of AxisRules, one a dimension
+    axes: tuple[str, ...]  # names of fields of AxisRules, one per dimension
     initializer: Initializer
     dtype: Any = jnp.float32  # the master copy; the encoder casts to its compute dtype
 

@@ -27,13 +27,14 @@ _HUB_ID = re.compile(r"[\w-][\w.-]*/[\w-][\w.-]*")
 
 @dataclass(frozen=True)
 class ExportConfig:
-    source: str = flag(REQUIRED, "WORKDIR of a training run (its best model), or MODEL: a folder or a hub id")
-    target: str = flag(REQUIRED, "new folder for sentence-transformers")
+    source: str = flag(REQUIRED, "WORKDIR of a training run, whose best model is copied, or another MODEL: a folder or "
+                                 "a hub id")
+    target: str = flag(REQUIRED, "new folder that is written, for sentence-transformers")
 
 
 @dataclass(frozen=True)
 class ModelCard:
-    """What README.md says of the model beside its sizes; an empty field leaves its section out."""
+    """What README.md says of the model besides its sizes. A field that is empty leaves its section out."""
 
     name: str
     base_model: str = ""  # MODEL that training started from, or "random weights"

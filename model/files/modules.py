@@ -32,7 +32,7 @@ _ACTIVATIONS = {  # ours -> the class
     "sigmoid": "torch.nn.modules.activation.Sigmoid",
     "silu": "torch.nn.modules.activation.SiLU",
 }
-_UNSET_LENGTH = 1_000_000  # tokenizer_config.json has 1e30 where nobody set a length
+_UNSET_LENGTH = 1_000_000  # tokenizer_config.json has 1e30 if nobody set a length
 
 
 class Modules(NamedTuple):
@@ -55,8 +55,8 @@ def read_modules(folder: Path) -> Modules:
     listed = [(module["type"].rsplit(".")[-1], folder / module["path"]) for module in read_json(path)]
     kinds = [kind for kind, _ in listed]
     if kinds[:2] != ["Transformer", "Pooling"] or set(kinds[2:]) - {"Dense", "Normalize", "Dropout"}:
-        raise ValueError(f"{path} lists the modules {' '.join(kinds)}: read are Transformer, Pooling, then Dense, "
-                         "Normalize and Dropout in any order")
+        raise ValueError(f"{path} lists the modules {' '.join(kinds)}; supported are Transformer and Pooling, then "
+                         "Dense, Normalize and Dropout in any order")
     dense, normalize = [], False
     for kind, place in listed[2:]:
         if kind == "Dense":
@@ -155,7 +155,7 @@ def read_max_length(transformer: Path, encoder: EncoderConfig) -> int:
 def capped_length(max_length: float, encoder: EncoderConfig, name: str) -> int:
     """max_length, or the size of the position table if that is less, which is logged.
 
-    name says in messages what asked for this length, with its value. Raises ValueError if it is no number.
+    name says in messages what asked for this length, with its value. Raises ValueError if it is not a number.
     """
     if not isinstance(max_length, int | float):
         raise ValueError(f"{name} is not a number")
@@ -167,9 +167,8 @@ def capped_length(max_length: float, encoder: EncoderConfig, name: str) -> int:
 def write_modules(folder: Path, config: ModelConfig) -> list[Path]:
     """Writes modules.json and the modules' own settings; returns the folders of the Dense heads, for their weights.
 
-    The tokenizer's files are there already: lower-casing before the tokenizer is kept as they have it.
-
-    "pooler" pooling becomes what it is: the first token, then a Dense with tanh (the first of the heads).
+    The tokenizer's files are there already: do_lower_case stays as they have it. "pooler" pooling becomes what it is:
+    the first token, then a Dense with tanh, the first of the heads.
     """
     lower_case = bool(sentence_settings(folder).get("do_lower_case", False))
     dense, size = config.dense, config.encoder.hidden_size

@@ -1,7 +1,7 @@
 """Hugging Face's tensor names for our parameters, and either set of tensors as the other.
 
 Ours is the tree of model.parameters.declare, flattened to paths such as "layers/qkv_kernel": one tensor for all layers,
-kernels [in, out], query, key and value in one. Theirs has one tensor a layer and a projection, kernels [out, in].
+kernels [in, out], query, key and value in one. Theirs has one tensor per layer and projection, kernels [out, in].
 A Dense head's tensors are called "dense_0.linear.weight" here; sentence-transformers keeps each in a file of its own.
 """
 
@@ -13,7 +13,7 @@ import numpy as np
 from model.config import EncoderConfig, ModelConfig
 from model.parameters import Tree, declare
 
-# Path of ours without its last word -> their modules; {layer} where there is one for each layer.
+# Our path without its last word -> their modules. {layer} stands for the number of a layer.
 _BERT = {
     "embeddings/token": ("embeddings.word_embeddings",),
     "embeddings/position": ("embeddings.position_embeddings",),

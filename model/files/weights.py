@@ -1,8 +1,8 @@
 """Reading models (ours, Hugging Face's, sentence-transformers') into float32 parameters, and writing ours.
 
-Ours is a folder with allpairs.json (ModelConfig, and how the tensors were stored where they came from),
-parameters.safetensors (flat names such as "layers/qkv_kernel", float32), the tokenizer's files and, where the model was
-converted from a checkpoint with more in it than an encoder, left_out.safetensors.
+Ours is a folder with allpairs.json (ModelConfig, and how a checkpoint that was converted stored the tensors),
+parameters.safetensors (flat names such as "layers/qkv_kernel", float32) and the tokenizer's files. left_out.safetensors
+holds what the checkpoint had beside the encoder.
 """
 
 import dataclasses
@@ -57,8 +57,8 @@ def load_model(model: str | os.PathLike, *, max_length: int = 0) -> LoadedModel:
 
     max_length replaces the model's, if it is not 0; either is cut to what the position table holds, and logged then.
 
-    Raises ValueError for a folder that is no model, a file that cannot be read, and, all in one error, for tensors that
-    are missing, unknown or of the wrong shape or dtype.
+    Raises ValueError for a folder that is not a model, for a file that cannot be read, and, all in one error, for
+    tensors that are missing, unknown or of the wrong shape or dtype.
     """
     folder = find_model(model)
     return (_load_ours if (folder / OURS).exists() else _load_hugging_face)(folder, max_length)
@@ -192,7 +192,7 @@ def check_tensors(folder: Path, expected: Mapping[str, tuple[int, ...]], found: 
         if found[name].shape != expected[name]:
             problems.append(f"wrong shape: {name} is {found[name].shape}, its config says {expected[name]}")
         if found[name].dtype.name not in _FLOATS:
-            problems.append(f"wrong dtype: {name} is {found[name].dtype.name}, read are {', '.join(_FLOATS)}")
+            problems.append(f"wrong dtype: {name} is {found[name].dtype.name}, supported are {', '.join(_FLOATS)}")
     if problems:
         raise ValueError(f"{folder}: {len(problems)} tensors do not fit the model: " + "; ".join(sorted(problems)))
 
@@ -226,7 +226,7 @@ def _read_safetensors(path: Path) -> dict[str, np.ndarray]:
 
 
 def write_tensors(path: Path, tensors: Mapping[str, np.ndarray]) -> None:
-    """Writes a safetensors file; an OSError names it if that fails, by a full disk for one."""
+    """Writes a safetensors file. Raises OSError that names it if that fails, for example on a full disk."""
     try:
         save_file({name: np.ascontiguousarray(tensor) for name, tensor in tensors.items()}, path, {"format": "pt"})
     except SafetensorError as error:
@@ -245,7 +245,7 @@ def _read_pickle(path: Path) -> dict[str, np.ndarray]:
     try:
         state: dict[str, Any] = torch.load(path, map_location="cpu", weights_only=True)
     except Exception as error:  # pickle, zip and torch each have their own
-        raise ValueError(f"{path} is no PyTorch checkpoint of tensors: {str(error).splitlines()[0]}") from error
+        raise ValueError(f"{path} is not a PyTorch checkpoint of tensors: {str(error).splitlines()[0]}") from error
     return {
         name: tensor.view(torch.uint16).numpy().view(ml_dtypes.bfloat16)
         if tensor.dtype == torch.bfloat16 else tensor.numpy()
@@ -256,7 +256,7 @@ def _read_pickle(path: Path) -> dict[str, np.ndarray]:
 def model_fingerprint(model: ModelConfig, parameters: Tree, tokenizer: TextTokenizer) -> str:
     """16 hexadecimal digits of a hash of all that decides an embedding: configuration, weights, tokenizer.
 
-    That of a text alone and before normalisation: the model's prompts and its last step do not matter.
+    Prompts and the normalisation at the end are left out: a prompt is part of the text, and cosine ignores length.
     """
     values = dataclasses.asdict(model) | {"normalize": False}
     del values["prompts"], values["default_prompt_name"]

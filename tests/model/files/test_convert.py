@@ -141,7 +141,7 @@ def test_pickle_checkpoint(peer_models, tmp_path):
         tensors[name].astype(ml_dtypes.bfloat16).astype(np.float32),
     )
     (source / "pytorch_model.bin").write_bytes(b"no pickle")
-    with pytest.raises(ValueError, match=r"pytorch_model\.bin is no PyTorch checkpoint"):
+    with pytest.raises(ValueError, match=r"pytorch_model\.bin is not a PyTorch checkpoint"):
         load_model(source)
 
 
@@ -319,7 +319,7 @@ def test_old_module_files(peer_models, tmp_path):
     assert read.config.dense == new.config.dense
     modules.append(modules.pop(1))
     (source / "modules.json").write_text(json.dumps(modules))
-    with pytest.raises(ValueError, match="lists the modules Transformer Dense Normalize Pooling: read are"):
+    with pytest.raises(ValueError, match="lists the modules Transformer Dense Normalize Pooling; supported are"):
         load_model(source)
 
 
