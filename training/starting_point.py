@@ -8,7 +8,8 @@ import jax
 import numpy as np
 
 from flags import Error
-from model.config import DenseConfig, ModelConfig
+from model.config import DenseConfig, EncoderConfig, ModelConfig
+from model.files.modules import capped_length
 from model.files.weights import load_model, read_config_only
 from model.parameters import Tree, declare, initialize
 from training.settings import ModelSettings
@@ -22,8 +23,7 @@ class StartingPoint(NamedTuple):
 
 def check_longest_text(init: str, max_length: int) -> None:
     """Raises flags.Error if the position table of --init holds less than max_length tokens. Reads no weights."""
-    model, _ = read_config_only(init, max_length=3)  # any length that fits: the model's own does not matter here
-    positions = model.encoder.max_positions
+    positions = _encoder_of(init).max_positions
     if max_length > positions:
         raise Error(f"--max_length={max_length}: the position table of {init} holds {positions} tokens; give "
                     f"--max_length={positions} or less")
@@ -31,11 +31,13 @@ def check_longest_text(init: str, max_length: int) -> None:
 
 def starting_point(settings: ModelSettings, seed: int) -> StartingPoint:
     """What --init and the model's flags ask for."""
+    encode_length = capped_length(
+        settings.encode_length, _encoder_of(settings.init), f"--encode_length={settings.encode_length}")
     if settings.random_init:
-        model, tokenizer_folder = read_config_only(settings.init, max_length=settings.encode_length)
+        model, tokenizer_folder = read_config_only(settings.init, max_length=encode_length)
         parameters = initialize(declare(model), jax.random.key(seed))
     else:
-        model, parameters, tokenizer_folder, _ = load_model(settings.init, max_length=settings.encode_length)
+        model, parameters, tokenizer_folder, _ = load_model(settings.init, max_length=encode_length)
     if settings.keep_layers:
         model, parameters = keep_layers(model, parameters, settings.keep_layers)
     if settings.dense:
@@ -45,6 +47,10 @@ def starting_point(settings: ModelSettings, seed: int) -> StartingPoint:
         parameters = parameters | initialize({name: declare(model)[name]}, jax.random.key(seed))
     model = dataclasses.replace(model, pooling=settings.pooling or model.pooling, normalize=settings.normalize)
     return StartingPoint(model, parameters, tokenizer_folder)
+
+
+def _encoder_of(init: str) -> EncoderConfig:
+    return read_config_only(init, max_length=3)[0].encoder  # any length that fits: the model's own does not matter
 
 
 def keep_layers(model: ModelConfig, parameters: Tree, kept: tuple[int, ...]) -> tuple[ModelConfig, Tree]:

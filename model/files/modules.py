@@ -52,7 +52,10 @@ def read_modules(folder: Path) -> Modules:
     path = folder / "modules.json"
     if not path.exists():
         return Modules(folder, "mean", (), (), False, (), "")
-    listed = [(module["type"].rsplit(".")[-1], folder / module["path"]) for module in read_json(path)]
+    try:
+        listed = [(module["type"].rsplit(".")[-1], folder / module["path"]) for module in read_json(path)]
+    except (KeyError, TypeError, AttributeError) as error:
+        raise ValueError(f"{path} is not a list of modules, each with type and path: {error!r}") from error
     kinds = [kind for kind, _ in listed]
     if kinds[:2] != ["Transformer", "Pooling"] or set(kinds[2:]) - {"Dense", "Normalize", "Dropout"}:
         raise ValueError(f"{path} lists the modules {' '.join(kinds)}; supported are Transformer and Pooling, then "
@@ -125,6 +128,8 @@ def _read_dense(path: Path, *, normalize_input: bool) -> DenseConfig:
     if activation not in known:
         raise ValueError(f"{path}: activation_function {activation!r} is not one of {', '.join(_ACTIVATIONS.values())}")
     bias = bool(config.get("bias", True))
+    if not all(isinstance(config.get(key), int) for key in ("in_features", "out_features")):
+        raise ValueError(f"{path}: in_features and out_features must both be given, as numbers")
     return DenseConfig(config["in_features"], config["out_features"], bias, known[activation], normalize_input)
 
 

@@ -143,8 +143,8 @@ def _load_hugging_face(folder: Path, max_length: int) -> LoadedModel:
         if (name, tensor.dtype.name) != (canonical, "float32"):
             origin.stored[canonical] = (name, tensor.dtype.name)
     _log_left_out(folder, origin.left_out)
-    encoder = dataclasses.replace(config.encoder, pooler=any(name.startswith("pooler.") for name in tensors))
-    config = dataclasses.replace(config, encoder=encoder)
+    has_pooler = config.encoder.family != "distilbert" and any(name.startswith("pooler.") for name in tensors)
+    config = dataclasses.replace(config, encoder=dataclasses.replace(config.encoder, pooler=has_pooler))
     check_tensors(folder, tensor_shapes(config), tensors)
     return LoadedModel(config, from_tensors(config, tensors), modules.transformer, origin)
 

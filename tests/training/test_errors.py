@@ -9,6 +9,8 @@ import pytest
 from absl import flags as absl_flags
 
 from flags import define_flags
+from training.settings import ModelSettings
+from training.starting_point import starting_point
 
 
 @pytest.mark.parametrize("flags, devices, message", [
@@ -54,6 +56,12 @@ def test_usage_errors_make_nothing(run_main, tiny_flags, tmp_path, flags, messag
     assert done.returncode == 2
     assert message in done.stderr.splitlines()[-1], done.stderr[-2000:]
     assert not (tmp_path / "run").exists()
+
+
+def test_encode_length_is_cut_to_the_position_table(tiny_model, logged):
+    start = starting_point(ModelSettings(init=str(tiny_model), random_init=True, encode_length=600), seed=0)
+    assert start.model.max_length == start.model.encoder.max_positions == 512
+    assert logged() == ["--encode_length=600 is above the position table: texts are cut at its 512 tokens"]
 
 
 def test_every_number_has_a_range():

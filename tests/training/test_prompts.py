@@ -40,7 +40,7 @@ def test_scored_and_exported_with_them(workdir, run_main):
     expected = evaluate_pairs(encoder.encode, pairs, Prompts(**PROMPTS))
     ranks = np.load(workdir / "evaluations" / f"step-{best['step']:07d}.npz")["heldout_ranks"]
     np.testing.assert_array_equal(ranks, expected.ranks)
-    run_main("evaluate", f"--model={workdir / 'export'}", f"--pairs={workdir / 'pairs.jsonl'}",
+    run_main("evaluate", f"--model={workdir}", f"--pairs={workdir / 'pairs.jsonl'}",
              f"--output={workdir / 'results.json'}")
     values = {line["metric"]: line["value"] for line in json.loads((workdir / "results.json").read_text())}
     assert values["mrr@10"] == pytest.approx(best["heldout_mrr@10"], rel=1e-6) == 100 * expected.mrr_at_10

@@ -210,6 +210,10 @@ def test_unknown_tensors_in_the_encoder(peer_models, tmp_path):
     source = rewrite(peer_models["roberta"].transformers, tmp_path / "source", change)
     with pytest.raises(ValueError, match=r"1 tensors do not fit the model: unknown: adapter.bias \(3,\)"):
         load_model(source)
+    source = rewrite(peer_models["distilbert"].transformers, tmp_path / "distilbert", lambda tensors: tensors | {
+        "pooler.dense.bias": np.zeros(32, np.float32)})
+    with pytest.raises(ValueError, match=r"unknown: pooler.dense.bias \(32,\)"):  # DistilBERT has no pooler
+        load_model(source)
 
 
 def test_damaged_parameters_of_ours(peer_models, tmp_path):
@@ -271,6 +275,7 @@ def test_no_weights(peer_models, tmp_path):
     (("2_Dense", {"in_features": 32, "out_features": 24, "activation_function": "torch.nn.ELU"}), "'torch.nn.ELU'"),
     (("2_Dense", {"in_features": 32, "out_features": 24, "activation_function": None}), "None is not one of torch"),
     (("2_Dense", {"in_features": 32, "out_features": 24, "use_residual": True}), "use_residual"),
+    (("2_Dense", {"in_features": 32}), "2_Dense/config.json: in_features and out_features must both be given"),
     (("2_Dense", {"in_features": 32, "out_features": 24, "module_input_name": "token_embeddings"}),
      "2_Dense/config.json: a module on other than sentence_embedding"),
     (("3_Normalize", {"module_input_name": "token_embeddings"}), "3_Normalize/config.json: a module on other than"),
@@ -318,6 +323,10 @@ def test_old_module_files(peer_models, tmp_path):
     source = tmp_path / "source"
     assert read.config.dense == new.config.dense
     modules.append(modules.pop(1))
+    (source / "modules.json").write_text(json.dumps(modules))
+    (source / "modules.json").write_text('[{"idx": 0}]')
+    with pytest.raises(ValueError, match=r"modules\.json is not a list of modules, each with type and path"):
+        load_model(source)
     (source / "modules.json").write_text(json.dumps(modules))
     with pytest.raises(ValueError, match="lists the modules Transformer Dense Normalize Pooling; supported are"):
         load_model(source)
