@@ -125,7 +125,7 @@ def _prompts(config: PrepareConfig) -> Prompts:
 def _check_prompts(config: PrepareConfig, names: list[str]) -> None:
     """Raises if DATA_DIR holds other datasets than these, with other prompts."""
     for manifest in _finished_manifests(Path(config.data_dir)):
-        found = Prompts(**manifest["options"]["prompts"])
+        found = Prompts(**manifest["options"].get("prompts", {}))  # an older version had none
         if manifest["name"] not in names and found != _prompts(config):
             raise ValueError(
                 f"{config.data_dir}/{manifest['name']} was prepared with {found}, not {_prompts(config)}: all datasets "
