@@ -31,7 +31,7 @@ from data.mine.reading import file_state
 from data.mine.source import Counts, NoSettings, Source, Unit
 from data.mine.sources import SOURCES
 from data.mine.work import Pool, cores, processes, run_all
-from data.mine.writing import SUFFIX, join_parts, sha256_of, total, write_part
+from data.mine.writing import SUFFIX, join_parts, new_part, sha256_of, total, write_part, write_summary
 from flags import REQUIRED, Repeated, flag, nearest, run_program, values_of
 
 VERSION = 1  # of the framework: another one means that a finished output is mined again
@@ -201,27 +201,31 @@ def _write_errors_named(output: Path) -> Iterator[None]:
 def _mine_parts(
     source: Source, config: MineConfig, units: list[Unit], plan: dict[str, Any], pool: Pool | None
 ) -> list[Path]:
-    """Mines what is not there yet; the finished parts, the training files' last. Removes parts of other plans."""
+    """Mines what is not there yet; the finished parts of all stages. Removes parts of other plans."""
     folder = Path(config.output) / PARTS
     states = [_states([unit]) for unit in units]
     function, stage = (_scatter_unit, "scatter") if source.scatter else (_mine_unit, "mine")
     parts = [folder / f"{stage}-{index:05d}-{_digest(plan, state)}" for index, state in enumerate(states)]
     joined = [folder / f"join-{index:05d}-{_digest(plan, states)}"
               for index in range(plan["partitions"] if source.scatter else 0)]
+    sums = [folder / f"checksum-{index:05d}-{_digest(state)}" for index, state in enumerate(states)]
     for path in folder.iterdir():
-        if path.is_dir() and path not in parts and path not in joined:
+        if path.is_dir() and path not in {*parts, *joined, *sums}:
             shutil.rmtree(path)
     waiting = [index for index, part in enumerate(parts) if not part.exists()]
     read = sum(state["bytes"] for index in waiting for state in states[index])
     calls = [(source, units[index], config.rules, plan["partitions"], parts[index]) for index in waiting]
     run_all(pool, function, calls, f"read {source.name}", read)
     if source.scatter:
-        sizes = groups.partition_memory(parts, plan["partitions"])
-        waiting = [index for index, part in enumerate(joined) if sizes[index] and not part.exists()]
+        files = [groups.partition_files(parts, index) for index in range(plan["partitions"])]
+        waiting = [index for index, part in enumerate(joined) if files[index] and not part.exists()]
         calls = [(source, config, parts, index, plan["partitions"], joined[index]) for index in waiting]
-        run_all(pool, _join_partition, calls, f"join {source.name}", sum(sizes[index] for index in waiting))
-        joined = [part for part in joined if part.exists()]
-    return parts + joined
+        size = sum(path.stat().st_size for index in waiting for path in files[index])
+        run_all(pool, _join_partition, calls, f"join {source.name}", size)
+    waiting = [index for index, part in enumerate(sums) if not part.exists()]
+    run_all(pool, _checksum_unit, [(units[index], sums[index]) for index in waiting], "checksums",
+            sum(state["bytes"] for index in waiting for state in states[index]))
+    return [part for part in parts + joined + sums if part.exists()]
 
 
 def _mine_unit(source: Source, unit: Unit, settings: Any, partitions: int, part: Path) -> None:
@@ -244,12 +248,17 @@ def _join_partition(
     write_part(part, (pair for records in of_keys for pair in source.join(records, config.rules, counts)), counts)
 
 
+def _checksum_unit(unit: Unit, part: Path) -> None:
+    with new_part(part) as temporary:
+        write_summary(temporary, Counts(), sha256={str(path): sha256_of(path) for path in unit})
+
+
 def _finish(
     source: Source, config: MineConfig, units: list[Unit], plan: dict[str, Any], parts: list[Path]
 ) -> dict[str, Any]:
     """Joins the parts to the output and writes the manifest last. Returns the manifest."""
     output = Path(config.output)
-    counts, lines = total(parts)
+    counts, lines, checksums = total(parts)
     finals = {name: name for name in lines} | (source.merge(lines, config.rules) if source.merge else {})
     if not lines:
         raise ValueError("; ".join(["nothing was mined: no record passed the rules", *counts.notes, *(
@@ -257,7 +266,7 @@ def _finish(
     new = output / PARTS / "output"
     shutil.rmtree(new, ignore_errors=True)
     files = join_parts(parts, finals, new)
-    inputs = [state | {"sha256": sha256_of(Path(state["path"]))} for state in _states(units)]
+    inputs = [state | {"sha256": checksums[state["path"]]} for state in _states(units)]
     outputs = {}
     for final in sorted(set(finals.values())):
         outputs[final] = {"lines": sum(count for name, count in lines.items() if finals[name] == final),

@@ -64,16 +64,16 @@ def run_all(
         if pool is None:
             reading.progress = reading.Progress(bar.update)
             for call in calls:
-                function(*call)
+                _call(function, *call)
         else:
             before = pool.counter.value
             with _without_ctrl_c():
-                waiting = {pool.executor.submit(function, *call) for call in calls}
+                waiting = {pool.executor.submit(_call, function, *call) for call in calls}
             while waiting:
                 done, waiting = concurrent.futures.wait(waiting, POLL_SECONDS, concurrent.futures.FIRST_EXCEPTION)
                 for future in done:
                     future.result()
-                bar.update(pool.counter.value - before - bar.n)
+                bar.update(min(pool.counter.value - before, total) - bar.n)
         bar.update(total - bar.n)
 
 
@@ -85,6 +85,11 @@ def _without_ctrl_c() -> Iterator[None]:
         yield
     finally:
         signal.pthread_sigmask(signal.SIG_SETMASK, before)
+
+
+def _call(function: Callable[..., None], *call: Any) -> None:
+    reading.progress.start()
+    function(*call)
 
 
 def _start_worker(counter: Any) -> None:

@@ -7,6 +7,7 @@ parts that are there. Gzip files carry no time and no name: the same input gives
 import contextlib
 import gzip
 import hashlib
+import io
 import json
 import os
 import re
@@ -18,6 +19,7 @@ from typing import IO, Any
 
 from data.files import read_json, write_json
 from data.formats import BadLine, example_of
+from data.mine.reading import CountedFile
 from data.mine.source import Counts
 
 PART_FILE = "part.json"  # what is in a part: left_out, notes, outputs
@@ -113,16 +115,17 @@ def write_summary(folder: Path, counts: Counts, **more: Any) -> None:
     write_json(folder / PART_FILE, {"left_out": dict(+counts), "notes": counts.notes} | more)
 
 
-def total(parts: list[Path]) -> tuple[Counts, dict[str, int]]:
-    """(what the parts left out, {output: its lines})."""
-    counts, outputs = Counts(), {}
+def total(parts: list[Path]) -> tuple[Counts, dict[str, int], dict[str, str]]:
+    """(what the parts left out, {output: its lines}, {input: its SHA-256})."""
+    counts, outputs, checksums = Counts(), {}, {}
     for part in parts:
         summary = read_json(part / PART_FILE)
         counts.update(summary["left_out"])
         counts.notes += summary["notes"]
         for name, lines in summary.get("outputs", {}).items():
             outputs[name] = outputs.get(name, 0) + lines
-    return counts, outputs
+        checksums |= summary.get("sha256", {})
+    return counts, outputs, checksums
 
 
 def join_parts(parts: list[Path], finals: dict[str, str], folder: Path) -> list[str]:
@@ -147,5 +150,5 @@ def join_parts(parts: list[Path], finals: dict[str, str], folder: Path) -> list[
 
 
 def sha256_of(path: Path) -> str:
-    with open(path, "rb") as file:
+    with io.BufferedReader(CountedFile(path)) as file:
         return hashlib.file_digest(file, "sha256").hexdigest()
