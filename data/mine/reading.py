@@ -30,7 +30,7 @@ _BYTE_ORDER_MARKS = (  # UTF-32's begins with UTF-16's
     (codecs.BOM_UTF8, "utf-8"), (codecs.BOM_UTF32_LE, "utf-32-le"), (codecs.BOM_UTF32_BE, "utf-32-be"),
     (codecs.BOM_UTF16_LE, "utf-16-le"), (codecs.BOM_UTF16_BE, "utf-16-be"))
 _ZSTD_FRAMES = (b"\x28\xb5\x2f\xfd", *(bytes([byte]) + b"\x2a\x4d\x18" for byte in range(0x50, 0x60)))
-_ZSTD_PIECE = 2048  # bytes given to zstd at once: they expand to 90 MB at most
+_ZSTD_PIECE = 256  # bytes given to zstd at once: they expand to 16 MB at most
 
 
 class Progress:
