@@ -80,8 +80,8 @@ def usage() -> str:
 
 def mine(source: Source, config: MineConfig) -> None:
     """Mines the inputs of a source. Raises ValueError or OSError with what to change."""
-    units = source.units(find_inputs(config.input, source))
     output = Path(config.output)
+    units = source.units(find_inputs(config.input, source, output))
     plan = _plan(source, config, units)
     if _is_finished(output, plan, units):
         print(f"{output} is finished: its inputs and rules have not changed")
@@ -94,8 +94,10 @@ def mine(source: Source, config: MineConfig) -> None:
     print(summary(manifest, output))
 
 
-def find_inputs(inputs: tuple[str, ...], source: Source) -> list[Path]:
+def find_inputs(inputs: tuple[str, ...], source: Source, output: Path) -> list[Path]:
     """The files that --input names, each once: a file, those of a folder that the source expects, or those of a glob.
+
+    Of a folder, hidden files and those of the output are left out.
 
     Raises ValueError naming an input that holds no file.
     """
@@ -103,7 +105,9 @@ def find_inputs(inputs: tuple[str, ...], source: Source) -> list[Path]:
     for text in inputs:
         path = Path(text)
         if path.is_dir():
-            files = sorted(each for each in path.rglob("*") if each.is_file() and not each.name.startswith("."))
+            files = [each for each in sorted(path.rglob("*")) if each.is_file() and not any(
+                part.startswith(".") for part in each.relative_to(path).parts)
+                and output.absolute() not in each.absolute().parents]
             taken = [each for each in files if re.fullmatch(source.files, each.name, re.IGNORECASE)]
             if not taken:
                 raise ValueError(f"--input={text}: no file of this folder is one that {source.name} expects: "
