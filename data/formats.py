@@ -25,7 +25,7 @@ import json
 import zlib
 from collections.abc import Iterable, Iterator
 from pathlib import Path
-from typing import Literal, NamedTuple
+from typing import Any, Literal, NamedTuple
 
 SUFFIXES = {".jsonl": "json", ".tsv": "tsv", ".txt": "text"}  # each also with .gz behind it
 BLOCK_BYTES = 1 << 20
@@ -98,10 +98,11 @@ def parse_line(line: bytes, syntax: str) -> RawExample:
         value = json.loads(text)
     except (ValueError, RecursionError):
         raise BadLine("not valid JSON") from None
-    return _from_json(value)
+    return example_of(value)
 
 
-def _from_json(value) -> RawExample:
+def example_of(value: Any) -> RawExample:
+    """The example of a line's JSON value. Raises BadLine with the reason."""
     if isinstance(value, list):
         return _from_texts(value, "a list")
     if not isinstance(value, dict):
