@@ -28,6 +28,8 @@ class Source:
 
     `mine(unit, settings, counts)` yields (output name, value) for the files of a unit. A value is one line of the file
     OUTPUT/<output name>.jsonl.gz in a form that data/formats.py lists: ["a", "b"], {"query", "pos", "neg"}, {"set"}.
+    An output whose name ends in .tsv is a file of translations, OUTPUT/<output name>.gz: its values are lists of
+    columns.
 
     If records of several places belong together, `scatter(unit, settings, counts)` yields (key, record) and
     `join(records, settings, counts)` gets all records of one key, in the order of the units and of their files, and

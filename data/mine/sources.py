@@ -1,6 +1,8 @@
 """Every source that `main.py mine` knows. Heavy libraries are imported when a source's function runs."""
 
+from data.mine.published.sources import PUBLISHED
 from data.mine.source import Source
 
 SOURCES: list[Source] = [
+    *PUBLISHED,
 ]

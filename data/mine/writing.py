@@ -16,12 +16,13 @@ from pathlib import Path
 from typing import IO, Any
 
 from data.files import read_json, write_json
-from data.formats import BadLine, example_of
+from data.formats import BadLine, example_of, parse_line
 from data.mine.source import Counts
 
 PART_FILE = "part.json"  # what is in a part: left_out, notes, outputs
 GZIP_LEVEL = 6
 SUFFIX = ".jsonl.gz"
+PARALLEL = ".tsv"  # output names with this end are files of translations, whose values are lists of columns
 _HALF_SURROGATES = re.compile("[\ud800-\udfff]")
 
 
@@ -37,6 +38,22 @@ def clean(value: Any) -> Any:
     if isinstance(value, dict):
         return {key: clean(each) for key, each in value.items()}
     return value
+
+
+def file_name(output: str) -> str:
+    """The name of an output's file."""
+    return output + (".gz" if output.endswith(PARALLEL) else SUFFIX)
+
+
+def line_of(output: str, value: Any) -> bytes:
+    """The line of a training file. Raises BadLine if it would be no training example."""
+    value = clean(value)
+    if output.endswith(PARALLEL):
+        line = "\t".join(" ".join(column.split()) for column in value).encode() + b"\n"
+        parse_line(line, "parallel")
+        return line
+    example_of(value)
+    return json.dumps(value, ensure_ascii=False).encode() + b"\n"
 
 
 @contextlib.contextmanager
@@ -70,17 +87,16 @@ def write_part(folder: Path, values: Iterable[tuple[str, Any]], counts: Counts) 
         with contextlib.ExitStack() as stack:
             files: dict[str, IO[bytes]] = {}
             for name, value in values:
-                value = clean(value)
                 try:
-                    example_of(value)
+                    line = line_of(name, value)
                 except BadLine as error:
                     counts[f"no training example: {error}"] += 1
                     continue
                 if name not in files:
                     (temporary / name).parent.mkdir(parents=True, exist_ok=True)
-                    files[name] = stack.enter_context(gzip_file(temporary / (name + SUFFIX)))
+                    files[name] = stack.enter_context(gzip_file(temporary / file_name(name)))
                     outputs[name] = 0
-                files[name].write(json.dumps(value, ensure_ascii=False).encode() + b"\n")
+                files[name].write(line)
                 outputs[name] += 1
         write_summary(temporary, counts, outputs=outputs)
 
@@ -102,13 +118,13 @@ def total(parts: list[Path]) -> tuple[Counts, dict[str, int]]:
 
 
 def join_parts(parts: list[Path], finals: dict[str, str], folder: Path) -> None:
-    """Writes folder/<final name>.jsonl.gz: the outputs that have this final name, in the order of their names, each
+    """Writes the files of the final names: the outputs that have this final name, in the order of their names, each
     in the order of the parts. Gzip files one after the other are a gzip file."""
     for name, final in sorted(finals.items()):
         (folder / final).parent.mkdir(parents=True, exist_ok=True)
-        with open(folder / (final + SUFFIX), "ab") as joined:
+        with open(folder / file_name(final), "ab") as joined:
             for part in parts:
-                if (path := part / (name + SUFFIX)).exists():
+                if (path := part / file_name(name)).exists():
                     with open(path, "rb") as file:
                         shutil.copyfileobj(file, joined, 1 << 20)
             joined.flush()
