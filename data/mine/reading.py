@@ -9,6 +9,7 @@ raises ValueError.
 import bz2
 import codecs
 import contextlib
+import errno
 import gzip
 import io
 import json
@@ -80,10 +81,11 @@ def damage_named(path: Path, counts: Counts) -> Iterator[None]:
         yield
     except EOFError as error:
         counts.notes.append(f"{path} is cut short, what is whole was mined: {error}")
-    except (gzip.BadGzipFile, zlib.error, lzma.LZMAError, zipfile.BadZipFile, tarfile.TarError) as error:
+    except (gzip.BadGzipFile, zlib.error, lzma.LZMAError, zipfile.BadZipFile, tarfile.TarError,
+            NotImplementedError) as error:  # the last one is of zip files with another compression
         raise ValueError(f"{path} is damaged: {error}") from error
     except OSError as error:
-        if error.errno is not None:
+        if error.errno not in (None, errno.EINVAL):  # a damaged zip file can point to places before its beginning
             raise
         raise ValueError(f"{path} is damaged: {error}") from error
 

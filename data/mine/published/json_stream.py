@@ -16,6 +16,8 @@ CHUNK = 1 << 20  # characters
 MAX_VALUE = 1 << 26  # characters of one element
 _BRACKET_OR_STRING = re.compile(r'["\[\]{}]')
 _SPACE = re.compile(r"[ \t\r\n]*")
+_WORDS = ("true", "false", "null", "NaN", "Infinity", "-Infinity")
+_NUMBER = re.compile(r"[-+.eE0-9]*")
 _DECODER = json.JSONDecoder()
 
 
@@ -46,11 +48,13 @@ def elements(file: io.BufferedReader, *path: str) -> Iterator[tuple[str, Any]]:
     Raises NoSuchKey if there is no array, JsonCut if the file ends too early, JsonError if it is not JSON.
     """
     text = _Text(file)
+    if not text.peek():
+        raise NoSuchKey("the file is empty")
     depth = text.descend(path)
     text.expect("[", "an array", path)
     number = 0
     while text.more("]", number):
-        yield f"{'.'.join(path)}[{number}]", text.value()
+        yield f"{'.'.join(path)}[{number}]", text.element()
         number += 1
     text.ascend(depth)
 
@@ -58,11 +62,13 @@ def elements(file: io.BufferedReader, *path: str) -> Iterator[tuple[str, Any]]:
 def members(file: io.BufferedReader, *path: str) -> Iterator[tuple[str, Any]]:
     """(key, value) of each member of the object that the keys `path` lead to. Raises as `elements` does."""
     text = _Text(file)
+    if not text.peek():
+        raise NoSuchKey("the file is empty")
     depth = text.descend(path)
     text.expect("{", "an object", path)
     number = 0
     while text.more("}", number):
-        yield text.key(), text.value()
+        yield text.key(), text.element()
         number += 1
     text.ascend(depth)
 
@@ -152,8 +158,9 @@ class _Text:
                 if len(self._window) - self._at > MAX_VALUE:
                     raise JsonError(f"no value of at most {MAX_VALUE} characters begins {self._place()}: {error.msg} "
                                     f"{self._place(error.pos)}") from None
-                if not self._fill():
-                    raise self._broken(error) from None
+                read = error.pos - self._at
+                if not self._fill():  # which moved the window
+                    raise self._broken(error.msg, self._at + read) from None
                 continue
             except (ValueError, RecursionError):  # an integer of thousands of digits, or brackets without end
                 raise JsonError(f"a value that cannot be decoded begins {self._place()}") from None
@@ -162,11 +169,21 @@ class _Text:
             self._at = end
             return value
 
-    def _broken(self, error: json.JSONDecodeError) -> JsonError:
-        # At the end of the file the decoder cannot tell a cut value from a wrong one, save by where it stopped.
-        if error.msg.startswith("Unterminated") or error.pos >= len(self._window.rstrip()) - 5:
+    def element(self) -> Any:
+        """Decodes the next value of an array or object, after which something must follow: else a number may be cut."""
+        value = self.value()
+        if not self.peek():
+            raise self._cut()
+        return value
+
+    def _broken(self, reason: str, at: int) -> ValueError | EOFError:
+        # At the end of the file the decoder cannot tell a cut value from a wrong one, save by what it stopped at.
+        rest = self._window[at:].rstrip()
+        cut = any(word.startswith(rest) for word in _WORDS) or _NUMBER.fullmatch(rest) or (
+            reason.startswith("Invalid \\") and len(rest) < 7)
+        if cut or reason.startswith("Unterminated"):
             return self._cut()
-        return JsonError(f"not JSON: {error.msg} {self._place(error.pos)}")
+        return JsonError(f"not JSON: {reason} {self._place(at)}")
 
     def skip(self) -> None:
         """Passes over the next value, however long, without building it."""

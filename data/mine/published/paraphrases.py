@@ -44,19 +44,17 @@ def _set(output: str, values: Iterable[str], counts: Counts, what: str) -> Resul
 
 FLICKR30K = Layout("Flickr30k's results_20130124.token, lines of IMAGE.jpg#0<TAB>caption, or results.csv, lines of "
                    "image_name| comment_number| comment", text_lines, r"(\.token|results\.csv)$")
+_CAPTION = re.compile(r"(?P<image>[^\t#|]+)(#\d+\t|\| *\d+\|)(?P<caption>.*)")
 
 
 def mine_flickr30k(unit: Unit, settings: NoSettings, counts: Counts) -> Results:
     """The set of the captions of each image, which stand one after the other."""
     def convert(line: str) -> Results:
-        image, separator, caption = line.partition("\t")
-        if not separator:
-            image, number, caption = (line.split("|", 2) + ["", ""])[:3]
-            if image == "image_name":
-                return
-            if not number.strip().isdigit():
-                raise BadRecord("is neither IMAGE#NUMBER<TAB>caption nor IMAGE|NUMBER|caption")
-        yield image.partition("#")[0], whole(caption)
+        match = _CAPTION.fullmatch(line)
+        if match:
+            yield match["image"], whole(match["caption"])
+        elif not line.startswith("image_name|"):
+            raise BadRecord("is neither IMAGE#NUMBER<TAB>caption nor IMAGE|NUMBER|caption")
     captions = results_of(unit, FLICKR30K, counts, convert)
     for _, group in itertools.groupby(captions, key=lambda item: item[0]):
         yield from _set("flickr30k_captions", (caption for _, caption in group), counts, "image")
@@ -83,7 +81,7 @@ def _quora_rows(file: io.BufferedReader, counts: Counts) -> Records:
 
 
 QUORA = Layout("Quora's quora_duplicate_questions.tsv, or the same as CSV (train.csv), with the columns question1, "
-               "question2 and is_duplicate", _quora_rows, r"\.(tsv|csv)$")
+               "question2 and is_duplicate", _quora_rows, r"(quora[^/]*\.tsv|train\.csv)$")
 
 
 def scatter_quora(unit: Unit, settings: NoSettings, counts: Counts) -> Results:

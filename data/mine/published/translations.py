@@ -5,8 +5,9 @@
 
 import collections
 import dataclasses
+import io
 import re
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from html import unescape
 from pathlib import Path
 from typing import Any
@@ -178,16 +179,23 @@ _CODES = ("bpt", "ept", "it", "ph", "ut")  # elements of a segment that hold cod
 def mine_tmx(unit: Unit, settings: ColumnSettings, counts: Counts) -> Results:
     """The segment in the source language, then its translations; in one file for each TMX file."""
     for path in unit:
-        found = False
+        found, notes = 0, len(counts.notes)
         with damage_named(path, counts):
             for name, file in files_in(path, r"\.tmx(\.gz)?$"):
-                found = True
-                chunks = iter(lambda file=file: file.read1(CHUNK_BYTES), b"")
-                output = re.sub(r"\.(tmx|gz)$", "", plain_name(path).replace(".tmx", ""))
-                for unit_of_text in elements(chunks, name, ("tu",), counts, root="tmx", external_type=True):
-                    yield from _columns(output, *_segments(unit_of_text, settings), counts)
-        if not found and not counts.notes:
-            raise ValueError(f"{path} holds no file whose name ends in .tmx; expected {TMX}")
+                try:
+                    for element in _units_of_text(name, file, counts):
+                        found += 1
+                        yield from _columns(Path(plain_name(path)).stem, *_segments(element, settings), counts)
+                except ValueError as error:
+                    raise ValueError(f"{error}; expected {TMX}") from error
+        if not found:
+            raise ValueError("; ".join([f"{path} holds no translation unit <tu>", *counts.notes[notes:],
+                                        f"expected {TMX}"]))
+
+
+def _units_of_text(name: str, file: io.BufferedReader, counts: Counts) -> Iterator[Element]:
+    chunks = iter(lambda: file.read1(CHUNK_BYTES), b"")
+    return elements(chunks, name, ("tu",), counts, root="tmx", external_type=True)
 
 
 def _segments(element: Element, settings: ColumnSettings) -> tuple[str, list[str]]:
