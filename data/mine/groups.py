@@ -9,6 +9,7 @@ A partition that is larger than the memory it may use is scattered again, into n
 import contextlib
 import gzip
 import hashlib
+import io
 import itertools
 import json
 import shutil
@@ -17,6 +18,7 @@ from pathlib import Path
 from typing import IO, Any
 
 from data.files import read_json
+from data.mine.reading import CountedFile
 from data.mine.source import Counts
 from data.mine.writing import PART_FILE, gzip_file, new_part, write_summary
 
@@ -71,6 +73,10 @@ def partition_memory(parts: list[Path], partitions: int) -> list[int]:
     return sizes
 
 
+def partition_files(parts: list[Path], index: int) -> list[Path]:
+    return [part / str(index) for part in parts if (part / str(index)).exists()]
+
+
 def groups_of(
     parts: list[Path], index: int, partitions: int, memory: int, scratch: Path, counts: Counts
 ) -> Iterator[list[Any]]:
@@ -78,7 +84,7 @@ def groups_of(
 
     scratch: a folder for narrower partitions, which is removed.
     """
-    files = [part / str(index) for part in parts if (part / str(index)).exists()]
+    files = partition_files(parts, index)
     size = partition_memory(parts, partitions)[index]
     low, high = (-(-16 ** HASH_DIGITS * each // partitions) for each in (index, index + 1))
     yield from _groups(files, size, low, high, memory, scratch, counts)
@@ -116,5 +122,5 @@ def _groups(
 
 def _lines(files: list[Path]) -> Iterator[bytes]:
     for path in files:
-        with gzip.open(path) as file:
+        with io.BufferedReader(CountedFile(path)) as raw, gzip.GzipFile(fileobj=raw) as file:
             yield from file

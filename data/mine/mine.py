@@ -30,8 +30,8 @@ from data.mine import groups
 from data.mine.reading import file_state
 from data.mine.source import Counts, NoSettings, Source, Unit
 from data.mine.sources import SOURCES
-from data.mine.work import cores, run_all
-from data.mine.writing import file_name, join_parts, sha256_of, total, write_part
+from data.mine.work import Pool, cores, processes, run_all
+from data.mine.writing import file_name, join_parts, new_part, sha256_of, total, write_part, write_summary
 from flags import REQUIRED, Repeated, flag, nearest, run_program, values_of
 
 VERSION = 1  # of the framework: another one means that a finished output is mined again
@@ -88,7 +88,8 @@ def mine(source: Source, config: MineConfig) -> None:
         return
     _check_output(output, source)
     with _write_errors_named(output), _only_run(output):
-        parts = _mine_parts(source, config, units, plan)
+        with processes(min(config.workers or cores(), max(len(units), plan["partitions"]))) as pool:
+            parts = _mine_parts(source, config, units, plan, pool)
         manifest = _finish(source, config, units, plan, parts)
     print(summary(manifest, output))
 
@@ -197,29 +198,34 @@ def _write_errors_named(output: Path) -> Iterator[None]:
                       "on with what is finished") from error
 
 
-def _mine_parts(source: Source, config: MineConfig, units: list[Unit], plan: dict[str, Any]) -> list[Path]:
-    """Mines what is not there yet; the finished parts, the training files' last. Removes parts of other plans."""
+def _mine_parts(
+    source: Source, config: MineConfig, units: list[Unit], plan: dict[str, Any], pool: Pool | None
+) -> list[Path]:
+    """Mines what is not there yet; the finished parts of all stages. Removes parts of other plans."""
     folder = Path(config.output) / PARTS
     states = [_states([unit]) for unit in units]
-    workers = config.workers or cores()
     function, stage = (_scatter_unit, "scatter") if source.scatter else (_mine_unit, "mine")
     parts = [folder / f"{stage}-{index:05d}-{_digest(plan, state)}" for index, state in enumerate(states)]
     joined = [folder / f"join-{index:05d}-{_digest(plan, states)}"
               for index in range(plan["partitions"] if source.scatter else 0)]
+    sums = [folder / f"checksum-{index:05d}-{_digest(state)}" for index, state in enumerate(states)]
     for path in folder.iterdir():
-        if path.is_dir() and path not in parts and path not in joined:
+        if path.is_dir() and path not in {*parts, *joined, *sums}:
             shutil.rmtree(path)
     waiting = [index for index, part in enumerate(parts) if not part.exists()]
     read = sum(state["bytes"] for index in waiting for state in states[index])
     calls = [(source, units[index], config.rules, plan["partitions"], parts[index]) for index in waiting]
-    run_all(function, calls, workers, f"read {source.name}", read)
+    run_all(pool, function, calls, f"read {source.name}", read)
     if source.scatter:
-        sizes = groups.partition_memory(parts, plan["partitions"])
-        waiting = [index for index, part in enumerate(joined) if sizes[index] and not part.exists()]
+        files = [groups.partition_files(parts, index) for index in range(plan["partitions"])]
+        waiting = [index for index, part in enumerate(joined) if files[index] and not part.exists()]
         calls = [(source, config, parts, index, plan["partitions"], joined[index]) for index in waiting]
-        run_all(_join_partition, calls, workers, f"join {source.name}", sum(sizes[index] for index in waiting))
-        joined = [part for part in joined if part.exists()]
-    return parts + joined
+        size = sum(path.stat().st_size for index in waiting for path in files[index])
+        run_all(pool, _join_partition, calls, f"join {source.name}", size)
+    waiting = [index for index, part in enumerate(sums) if not part.exists()]
+    run_all(pool, _checksum_unit, [(units[index], sums[index]) for index in waiting], "checksums",
+            sum(state["bytes"] for index in waiting for state in states[index]))
+    return [part for part in parts + joined + sums if part.exists()]
 
 
 def _mine_unit(source: Source, unit: Unit, settings: Any, partitions: int, part: Path) -> None:
@@ -242,24 +248,32 @@ def _join_partition(
     write_part(part, (pair for records in of_keys for pair in source.join(records, config.rules, counts)), counts)
 
 
+def _checksum_unit(unit: Unit, part: Path) -> None:
+    with new_part(part) as temporary:
+        write_summary(temporary, Counts(), sha256={str(path): sha256_of(path) for path in unit})
+
+
 def _finish(
     source: Source, config: MineConfig, units: list[Unit], plan: dict[str, Any], parts: list[Path]
 ) -> dict[str, Any]:
     """Joins the parts to the output and writes the manifest last. Returns the manifest."""
     output = Path(config.output)
-    counts, lines = total(parts)
+    counts, lines, checksums = total(parts)
     finals = {name: name for name in lines} | (source.merge(lines, config.rules) if source.merge else {})
+    if not lines:
+        raise ValueError("; ".join(["nothing was mined: no record passed the rules", *counts.notes, *(
+            f"{count:,} left out: {rule}" for rule, count in counts.most_common(PRINTED_RULES))]))
     new = output / PARTS / "output"
     shutil.rmtree(new, ignore_errors=True)
-    join_parts(parts, finals, new)
-    inputs = [state | {"sha256": sha256_of(Path(state["path"]))} for state in _states(units)]
+    files = join_parts(parts, finals, new)
+    inputs = [state | {"sha256": checksums[state["path"]]} for state in _states(units)]
     outputs = {}
     for final in sorted(set(finals.values())):
         outputs[final] = {"lines": sum(count for name, count in lines.items() if finals[name] == final),
                           "bytes": (new / file_name(final)).stat().st_size}
     manifest = {"source": source.name, "plan": plan, "licence": source.licence, "inputs": inputs,
                 "left_out": dict(sorted(counts.items())), "notes": counts.notes, "outputs": outputs}
-    _replace(output, new, [file_name(name) for name in outputs])
+    _replace(output, new, files)
     write_json(output / MANIFEST, manifest)
     shutil.rmtree(output / PARTS)
     return manifest
@@ -285,4 +299,4 @@ def summary(manifest: dict[str, Any], output: Path) -> str:
     rows += [f"{count:13,} left out: {rule}" for rule, count in ordered[:PRINTED_RULES]]
     if len(ordered) > PRINTED_RULES:
         rows.append(f"{len(ordered) - PRINTED_RULES} more rules: see {output / MANIFEST}")
-    return "\n".join([*rows, *manifest["notes"]] or ["nothing was mined: no record passed the rules"])
+    return "\n".join([*rows, *manifest["notes"]])

@@ -31,14 +31,17 @@ _BYTE_ORDER_MARKS = (  # UTF-32's begins with UTF-16's
     (codecs.BOM_UTF8, "utf-8"), (codecs.BOM_UTF32_LE, "utf-32-le"), (codecs.BOM_UTF32_BE, "utf-32-be"),
     (codecs.BOM_UTF16_LE, "utf-16-le"), (codecs.BOM_UTF16_BE, "utf-16-be"))
 _ZSTD_FRAMES = (b"\x28\xb5\x2f\xfd", *(bytes([byte]) + b"\x2a\x4d\x18" for byte in range(0x50, 0x60)))
-_ZSTD_PIECE = 2048  # bytes given to zstd at once: they expand to 90 MB at most
+_ZSTD_PIECE = 256  # bytes given to zstd at once: they expand to 16 MB at most
 
 
 class Progress:
-    """Counts the bytes read of all files; a file that is read twice counts once."""
+    """Counts the bytes read of all files; a file that is read twice, between two calls of start(), counts once."""
 
     def __init__(self, add: Callable[[int], None]):
         self._add, self._reached = add, {}
+
+    def start(self) -> None:
+        self._reached.clear()
 
     def at(self, path: Path, offset: int) -> None:
         if (more := offset - self._reached.get(path, 0)) > 0:
@@ -49,7 +52,7 @@ class Progress:
 progress = Progress(lambda _: None)  # of this process; data/mine/mine.py sets another
 
 
-class _Raw(io.RawIOBase):
+class CountedFile(io.RawIOBase):
     """A file whose reads count as progress."""
 
     def __init__(self, path: Path):
@@ -95,7 +98,7 @@ def members(path: Path, wanted: Callable[[str], bool] = lambda name: True) -> It
 
     A member must be read, as far as it is wanted, before the next one is asked for. Use it inside damage_named.
     """
-    with io.BufferedReader(_Raw(path), CHUNK_BYTES) as raw:
+    with io.BufferedReader(CountedFile(path), CHUNK_BYTES) as raw:
         start = raw.peek(8)
         if start.startswith(b"7z\xbc\xaf\x27\x1c"):
             from data.mine.seven_zip import seven_zip_members  # only 7z files need py7zr

@@ -30,10 +30,12 @@ class Source:
     OUTPUT/<output name>.jsonl.gz in a form that data/formats.py lists: ["a", "b"], {"query", "pos", "neg"}, {"set"}.
     An output whose name ends in .tsv is a file of translations, OUTPUT/<output name>.gz: its values are lists of
     columns.
+    A third item, if there is one, is a JSON value that says where the texts are from and who wrote them: one line of
+    OUTPUT/<output name>.attribution.gz.
 
     If records of several places belong together, `scatter(unit, settings, counts)` yields (key, record) and
     `join(records, settings, counts)` gets all records of one key, in the order of the units and of their files, and
-    yields (output name, value). Records are JSON values. They lie on disk in between, so memory stays bounded. Both
+    yields the same. Records are JSON values. They lie on disk in between, so memory stays bounded. Both
     functions run on all cores: scatter by unit, join by partition of the keys. The keys come in a fixed order that is
     not theirs.
 
@@ -44,9 +46,9 @@ class Source:
     expects: str  # which file it reads, for --help
     licence: str  # of the texts, and how they must be attributed
     settings: type  # frozen dataclass of its own flags
-    mine: Callable[[Unit, Any, Counts], Iterator[tuple[str, Any]]] | None = None
+    mine: Callable[[Unit, Any, Counts], Iterator[tuple]] | None = None
     scatter: Callable[[Unit, Any, Counts], Iterator[tuple[str, Any]]] | None = None
-    join: Callable[[list[Any], Any, Counts], Iterator[tuple[str, Any]]] | None = None
+    join: Callable[[list[Any], Any, Counts], Iterator[tuple]] | None = None
     files: str = r".+"  # regular expression of the names taken from a folder; a file that is named is always taken
     units: Callable[[Sequence[Path]], list[Unit]] = one_file_each
     merge: Callable[[dict[str, int], Any], dict[str, str]] | None = None  # {output: lines} -> {output: its final name}

@@ -8,7 +8,7 @@ import os
 import signal
 import threading
 from collections.abc import Callable, Iterator, Sequence
-from typing import Any
+from typing import Any, NamedTuple
 
 import tqdm
 
@@ -22,43 +22,59 @@ def cores() -> int:
     return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
 
 
-def run_all(function: Callable[..., None], calls: Sequence[tuple], workers: int, description: str, total: int) -> None:
-    """function(*call) for each call, in up to `workers` processes; in this one if there is one worker or one call.
+class Pool(NamedTuple):
+    executor: concurrent.futures.ProcessPoolExecutor
+    counter: Any  # bytes that all of its processes have read
+    workers: int
 
-    total: the bytes that all calls read through data/mine/reading.py, for the progress bar. The first error ends the
-    work; calls that are finished stay finished. Raises OSError if a process dies.
+
+@contextlib.contextmanager
+def processes(workers: int) -> Iterator[Pool | None]:
+    """A pool of processes, which start when they are needed; None for one worker: this process does the work itself.
+
+    If the block fails, work under way is ended. Raises OSError if a process has died.
     """
-    with tqdm.tqdm(total=total, unit="B", unit_scale=True, desc=description, mininterval=0.5) as bar:
-        if workers == 1 or len(calls) < 2:
-            reading.progress = reading.Progress(bar.update)
-            for call in calls:
-                function(*call)
-        else:
-            _run_in_pool(function, calls, min(workers, len(calls)), bar)
-        bar.update(total - bar.n)
-
-
-def _run_in_pool(function: Callable[..., None], calls: Sequence[tuple], workers: int, bar: tqdm.tqdm) -> None:
+    if workers == 1:
+        yield None
+        return
     context = multiprocessing.get_context("spawn")
     counter = context.Value("q", 0)
-    pool = concurrent.futures.ProcessPoolExecutor(workers, context, _start_worker, (counter,))
+    executor = concurrent.futures.ProcessPoolExecutor(workers, context, _start_worker, (counter,))
     try:
-        with _without_ctrl_c():
-            waiting = {pool.submit(function, *call) for call in calls}
-        while waiting:
-            done, waiting = concurrent.futures.wait(waiting, POLL_SECONDS, concurrent.futures.FIRST_EXCEPTION)
-            for future in done:
-                future.result()
-            bar.update(counter.value - bar.n)
-    except concurrent.futures.process.BrokenProcessPool as error:
-        raise OSError(f"one of {workers} mining processes died, perhaps because memory ran out: set a smaller "
-                      "--workers or --memory. The same command goes on with what is finished") from error
-    except BaseException:
-        for process in list(pool._processes.values()):  # the pool has no public way to end work under way
+        yield Pool(executor, counter, workers)
+    except BaseException as error:
+        for process in list((executor._processes or {}).values()):  # there is no public way to end work under way
             process.terminate()
+        if isinstance(error, concurrent.futures.process.BrokenProcessPool):
+            raise OSError(f"one of {workers} mining processes died, perhaps because memory ran out: set a smaller "
+                          "--workers or --memory. The same command goes on with what is finished") from error
         raise
     finally:
-        pool.shutdown(wait=True, cancel_futures=True)
+        executor.shutdown(wait=True, cancel_futures=True)
+
+
+def run_all(
+    pool: Pool | None, function: Callable[..., None], calls: Sequence[tuple], description: str, total: int
+) -> None:
+    """function(*call) for each call, in any order. The first error ends the work; what is finished stays finished.
+
+    total: the bytes that all calls read through data/mine/reading.py, for the progress bar.
+    """
+    with tqdm.tqdm(total=total, unit="B", unit_scale=True, desc=description, mininterval=0.5) as bar:
+        if pool is None:
+            reading.progress = reading.Progress(bar.update)
+            for call in calls:
+                _call(function, *call)
+        else:
+            before = pool.counter.value
+            with _without_ctrl_c():
+                waiting = {pool.executor.submit(_call, function, *call) for call in calls}
+            while waiting:
+                done, waiting = concurrent.futures.wait(waiting, POLL_SECONDS, concurrent.futures.FIRST_EXCEPTION)
+                for future in done:
+                    future.result()
+                bar.update(min(pool.counter.value - before, total) - bar.n)
+        bar.update(total - bar.n)
 
 
 @contextlib.contextmanager
@@ -69,6 +85,11 @@ def _without_ctrl_c() -> Iterator[None]:
         yield
     finally:
         signal.pthread_sigmask(signal.SIG_SETMASK, before)
+
+
+def _call(function: Callable[..., None], *call: Any) -> None:
+    reading.progress.start()
+    function(*call)
 
 
 def _start_worker(counter: Any) -> None:

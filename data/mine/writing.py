@@ -7,22 +7,27 @@ parts that are there. Gzip files carry no time and no name: the same input gives
 import contextlib
 import gzip
 import hashlib
+import io
 import json
 import os
 import re
 import shutil
+import zlib
 from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import IO, Any
 
 from data.files import read_json, write_json
 from data.formats import BadLine, example_of, parse_line
+from data.mine.reading import CountedFile
 from data.mine.source import Counts
 
 PART_FILE = "part.json"  # what is in a part: left_out, notes, outputs
 GZIP_LEVEL = 6
+BUFFER_BYTES = 1 << 25
 SUFFIX = ".jsonl.gz"
 PARALLEL = ".tsv"  # output names with this end are files of translations, whose values are lists of columns
+ATTRIBUTION = ".attribution.gz"  # beside an output: the sources and authors of its texts, a JSON value per line
 _HALF_SURROGATES = re.compile("[\ud800-\udfff]")
 
 
@@ -46,14 +51,14 @@ def file_name(output: str) -> str:
 
 
 def line_of(output: str, value: Any) -> bytes:
-    """The line of a training file. Raises BadLine if it would be no training example."""
+    """The line of a training file, without its end. Raises BadLine if it would be no training example."""
     value = clean(value)
     if output.endswith(PARALLEL):
-        line = "\t".join(" ".join(column.split()) for column in value).encode() + b"\n"
+        line = "\t".join(" ".join(column.split()) for column in value).encode()
         parse_line(line, "parallel")
         return line
     example_of(value)
-    return json.dumps(value, ensure_ascii=False).encode() + b"\n"
+    return json.dumps(value, ensure_ascii=False).encode()
 
 
 @contextlib.contextmanager
@@ -77,60 +82,88 @@ def new_part(folder: Path) -> Iterator[Path]:
         raise
 
 
-def write_part(folder: Path, values: Iterable[tuple[str, Any]], counts: Counts) -> None:
-    """Writes (output name, value) pairs as the training files of one part.
+class _Outputs:
+    """Files of lines, by name. Lines wait in memory, BUFFER_BYTES of all files together; each time that they are
+    written, every file gets one more gzip member. So any number of files can grow at once."""
+
+    def __init__(self, folder: Path):
+        self._folder, self._waiting, self._bytes = folder, {}, 0
+
+    def add(self, name: str, line: bytes) -> None:
+        self._waiting.setdefault(name, []).append(line)
+        self._bytes += len(line)
+        if self._bytes > BUFFER_BYTES:
+            self.flush()
+
+    def flush(self) -> None:
+        for name, lines in self._waiting.items():
+            path = self._folder / name
+            path.parent.mkdir(parents=True, exist_ok=True)
+            with open(path, "ab") as file:
+                file.write(zlib.compress(b"\n".join([*lines, b""]), GZIP_LEVEL, wbits=31))
+        self._waiting, self._bytes = {}, 0
+
+
+def write_part(folder: Path, examples: Iterable[tuple], counts: Counts) -> None:
+    """Writes what a source yields as the training files of one part: (output name, value[, attribution]).
 
     A value that is no training example, such as a pair with an empty text, is left out and counted.
     """
     with new_part(folder) as temporary:
-        outputs: dict[str, int] = {}
-        with contextlib.ExitStack() as stack:
-            files: dict[str, IO[bytes]] = {}
-            for name, value in values:
-                try:
-                    line = line_of(name, value)
-                except BadLine as error:
-                    counts[f"no training example: {error}"] += 1
-                    continue
-                if name not in files:
-                    (temporary / name).parent.mkdir(parents=True, exist_ok=True)
-                    files[name] = stack.enter_context(gzip_file(temporary / file_name(name)))
-                    outputs[name] = 0
-                files[name].write(line)
-                outputs[name] += 1
-        write_summary(temporary, counts, outputs=outputs)
+        lines: dict[str, int] = {}
+        outputs = _Outputs(temporary)
+        for name, value, *attribution in examples:
+            try:
+                line = line_of(name, value)
+            except BadLine as error:
+                counts[f"no training example: {error}"] += 1
+                continue
+            outputs.add(file_name(name), line)
+            for each in attribution:
+                outputs.add(name + ATTRIBUTION, json.dumps(clean(each), ensure_ascii=False).encode())
+            lines[name] = lines.get(name, 0) + 1
+        outputs.flush()
+        write_summary(temporary, counts, outputs=lines)
 
 
 def write_summary(folder: Path, counts: Counts, **more: Any) -> None:
-    write_json(folder / PART_FILE, {"left_out": dict(counts), "notes": counts.notes} | more)
+    write_json(folder / PART_FILE, {"left_out": dict(+counts), "notes": counts.notes} | more)
 
 
-def total(parts: list[Path]) -> tuple[Counts, dict[str, int]]:
-    """(what the parts left out, {output: its lines})."""
-    counts, outputs = Counts(), {}
+def total(parts: list[Path]) -> tuple[Counts, dict[str, int], dict[str, str]]:
+    """(what the parts left out, {output: its lines}, {input: its SHA-256})."""
+    counts, outputs, checksums = Counts(), {}, {}
     for part in parts:
         summary = read_json(part / PART_FILE)
         counts.update(summary["left_out"])
         counts.notes += summary["notes"]
         for name, lines in summary.get("outputs", {}).items():
             outputs[name] = outputs.get(name, 0) + lines
-    return counts, outputs
+        checksums |= summary.get("sha256", {})
+    return counts, outputs, checksums
 
 
-def join_parts(parts: list[Path], finals: dict[str, str], folder: Path) -> None:
+def join_parts(parts: list[Path], finals: dict[str, str], folder: Path) -> list[str]:
     """Writes the files of the final names: the outputs that have this final name, in the order of their names, each
-    in the order of the parts. Gzip files one after the other are a gzip file."""
+    in the order of the parts; and their attributions. Gzip files one after the other are a gzip file.
+
+    Returns the names of the files.
+    """
+    written = {}
     for name, final in sorted(finals.items()):
         (folder / final).parent.mkdir(parents=True, exist_ok=True)
-        with open(folder / file_name(final), "ab") as joined:
-            for part in parts:
-                if (path := part / file_name(name)).exists():
-                    with open(path, "rb") as file:
+        for own, joint in ((file_name(name), file_name(final)), (name + ATTRIBUTION, final + ATTRIBUTION)):
+            for path in [part / own for part in parts]:
+                if path.exists():
+                    with open(path, "rb") as file, open(folder / joint, "ab") as joined:
                         shutil.copyfileobj(file, joined, 1 << 20)
-            joined.flush()
-            os.fsync(joined.fileno())
+                    written[joint] = None
+    for name in written:
+        with open(folder / name, "rb") as file:
+            os.fsync(file.fileno())
+    return list(written)
 
 
 def sha256_of(path: Path) -> str:
-    with open(path, "rb") as file:
+    with io.BufferedReader(CountedFile(path)) as file:
         return hashlib.file_digest(file, "sha256").hexdigest()

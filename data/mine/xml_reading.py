@@ -55,7 +55,9 @@ def elements(
             wanted = unfinished if unfinished > CHUNK_BYTES else 0
         parser.Parse("".join(waiting).encode())
         yield from builder.take()
-        if builder.depth or not builder.seen_root:
+        if not builder.seen_root:
+            raise ValueError(f"{path}: there is no XML element in it: it is not a file of this source")
+        if builder.depth:
             raise EOFError(f"the XML ends in line {parser.CurrentLineNumber}, before its root element does")
         parser.Parse(b"", True)
     except expat.ExpatError as error:

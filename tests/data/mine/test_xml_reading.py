@@ -51,7 +51,7 @@ def test_forbidden_characters(size):
 
 def test_a_cut_document_yields_what_is_whole():
     data = DUMP.encode()
-    for length in range(60, len(data) - 8, 11):
+    for length in range(70, len(data) - 8, 11):
         found = []
         with pytest.raises(EOFError, match=r"ends in line \d"):
             for each in elements(pieces(data[:length], 64), "dump.xml", ("page",), Counts()):
