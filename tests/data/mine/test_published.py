@@ -2,6 +2,7 @@
 
 import pytest
 
+from data.mine.published.passages import _passage
 from data.mine.published.sources import PUBLISHED
 from tests.data.mine.published_files import CASES, mined, write_files
 
@@ -24,3 +25,14 @@ def test_lines(case, tmp_path):
 @pytest.mark.parametrize("source", PUBLISHED, ids=lambda source: source.name)
 def test_every_source_has_a_case(source):
     assert source.name in {case.source for case in CASES}
+
+
+@pytest.mark.parametrize("start, most, expected", [
+    (0, 10, range(0, 10)), (5, 10, range(0, 10)), (20, 10, range(15, 25)), (39, 10, range(30, 40)),
+    (20, 50, range(0, 40))])
+def test_a_trivia_passage_has_the_words_around_its_answer(start, most, expected):
+    words = [f"w{number}" for number in range(40)]
+    words[start] = "Tiber"
+    document = f"Tiber\nTiber, not a sentence\n{' '.join(words)}\nThe Tiber again, in a longer line of many more words"
+    assert _passage(document, ["X", "the tiber", "TIBER"], most) == " ".join(words[number] for number in expected)
+    assert _passage(document.replace("Tiber", "Tibers"), ["Tiber"], most) == ""

@@ -149,3 +149,15 @@ def test_damage_is_an_error_that_names_the_file_or_is_counted(case, tmp_path):
             mined(case.source, [folder / name for name in case.files], folder / "out", **(case.flags or {}))
         except ValueError as error:
             assert re.search(f"{folder}|inputs|nothing was mined", str(error)), f"{seed=}: {error}"
+
+
+def test_the_side_that_is_cut_short_ends_the_pairs(tmp_path):
+    """A truncated file has fewer lines than its translation: the lines before the cut are mined, and it is said."""
+    words = [str(random.Random(number).getrandbits(80)) for number in range(20_000)]
+    (tmp_path / "x.de-en.de").write_text("".join(f"{word} de\n" for word in words))
+    whole = gzip.compress("".join(f"{word} en\n" for word in words).encode())
+    (tmp_path / "x.de-en.en.gz").write_bytes(whole[:len(whole) // 2])
+    lines, manifest = mined("moses", [tmp_path], tmp_path / "out")
+    found = lines["x.de-en.tsv"]
+    assert 8000 < len(found) < 12_000 and found == [[f"{word} en", f"{word} de"] for word in words[:len(found)]]
+    assert any(f"{tmp_path}/x.de-en.en.gz is cut short" in note for note in manifest["notes"])
