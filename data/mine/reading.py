@@ -151,11 +151,17 @@ def decompressed(path: Path, raw: io.BufferedReader, start: bytes) -> Iterator[b
         yield chunk
 
 
-def _zstd_chunks(path: Path, raw: io.BufferedReader) -> Iterator[bytes]:
+def import_zstandard() -> Any:
+    """The module; ValueError naming the extra if it is not installed."""
     try:
         import zstandard
     except ImportError as error:
-        raise ValueError(f'{path} is compressed with zstd: pip install -e ".[mine]"') from error
+        raise ValueError('zstandard is not installed: pip install -e ".[mine]"') from error
+    return zstandard
+
+
+def _zstd_chunks(path: Path, raw: io.BufferedReader) -> Iterator[bytes]:
+    zstandard = import_zstandard()
     decompressor = zstandard.ZstdDecompressor(max_window_size=1 << 31)
     frame, begun = decompressor.decompressobj(), False
     try:

@@ -37,9 +37,10 @@ def start(processes, months, out, *more, **options):
 def workers_of(process):
     """The ids of the processes that mine, once one has begun a part."""
     def partial():
-        return {path.stat().st_ino for path in out.glob(".parts/*.partial")}
+        entries = os.scandir(folder) if folder.exists() else ()
+        return {each.inode() for each in entries if each.name.endswith(".partial")}
 
-    out = pathlib.Path(process.args[5].removeprefix("--output="))
+    folder = pathlib.Path(process.args[5].removeprefix("--output=")) / ".parts"
     before = partial()  # of an earlier run
     while process.poll() is None and not partial() - before:
         time.sleep(0.005)
