@@ -107,7 +107,7 @@ def find_inputs(inputs: tuple[str, ...], source: Source) -> list[Path]:
             taken = [each for each in files if re.fullmatch(source.files, each.name, re.IGNORECASE)]
             if not taken:
                 raise ValueError(f"--input={text}: no file of this folder is one that {source.name} expects: "
-                                 f"{source.expects}")
+                                 f"{source.expects}. A file that is named itself is always taken")
             if others := [str(each) for each in files if each not in taken]:
                 more = ", ..." if len(others) > 5 else ""
                 print(f"left out of {text}: {len(others)} files that {source.name} does not expect: "

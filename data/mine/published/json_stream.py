@@ -13,7 +13,7 @@ from collections.abc import Iterator
 from typing import Any
 
 CHUNK = 1 << 20  # characters
-MAX_VALUE = 1 << 26  # characters of one element
+MAX_VALUE = 1 << 25  # characters of one element
 _BRACKET_OR_STRING = re.compile(r'["\[\]{}]')
 _SPACE = re.compile(r"[ \t\r\n]*")
 _WORDS = ("true", "false", "null", "NaN", "Infinity", "-Infinity")

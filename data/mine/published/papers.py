@@ -103,8 +103,9 @@ class S2orcSettings:
     citation_abstracts: bool = flag(True, "write S2ORC_citation_pairs_abstract: the same with abstracts")
 
 
-S2ORC = Layout('S2ORC or the Semantic Scholar corpus: lines of {"title": .., "abstract": .., "paper_id": .., '
-               '"outbound_citations": [..]}, or of {"title": .., "paperAbstract": .., "id": .., "outCitations": [..]}',
+S2ORC = Layout('S2ORC\'s metadata_*.jsonl.gz, lines of {"title": .., "abstract": .., "paper_id": .., '
+               '"outbound_citations": [..]}, or Semantic Scholar\'s s2-corpus-*.gz, lines of {"title": .., '
+               '"paperAbstract": .., "id": .., "outCitations": [..]}',
                json_lines, r"(\.jsonl|s2-corpus[^/]*)(\.gz)?$")
 
 

@@ -119,8 +119,8 @@ class WikiAnswersSettings:
     questions_per_set: int = flag(25, "questions that are kept of a cluster, at most; the first", minimum=2)
 
 
-WIKI_ANSWERS = Layout("the WikiAnswers corpus: a cluster a line, its questions (q:..) and answers (a:..) between tabs",
-                      tab_cells())
+WIKI_ANSWERS = Layout("the WikiAnswers corpus' part-*.gz: a cluster per line, its questions (q:..) and answers (a:..) "
+                      "between tabs", tab_cells())
 
 
 def mine_wiki_answers(unit: Unit, settings: WikiAnswersSettings, counts: Counts) -> Results:
@@ -227,8 +227,8 @@ class CodeSearchNetSettings:
                   "in which Python's docstring repeats the other text of the pair")
 
 
-CODE_SEARCH_NET = Layout('CodeSearchNet: lines of {"docstring": .., "code": .., "code_tokens": [..]}, or a '
-                         "LANGUAGE.zip of such files", json_lines, r"_train_\d+\.jsonl(\.gz)?$")
+CODE_SEARCH_NET = Layout('CodeSearchNet\'s LANGUAGE.zip, or its LANGUAGE_train_*.jsonl.gz, lines of {"docstring": .., '
+                         '"code": .., "code_tokens": [..]}', json_lines, r"_train_\d+\.jsonl(\.gz)?$")
 
 
 def mine_code_search_net(unit: Unit, settings: CodeSearchNetSettings, counts: Counts) -> Results:

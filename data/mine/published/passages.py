@@ -45,9 +45,9 @@ class TriviaQaSettings(JoinSettings):
     passage_words: int = flag(100, "words that an evidence passage has at most", minimum=10)
 
 
-TRIVIA_QA = Layout('TriviaQA: {"Data": [{"Question": .., "Answer": {"Value": .., "Aliases": [..]}, "SearchResults": '
-                   '[{"Filename": ..}], "EntityPages": [..]}]} and its folder evidence, or triviaqa-rc.tar.gz with '
-                   "both", json_array("Data"), r"train\.json$")
+TRIVIA_QA = Layout('TriviaQA\'s triviaqa-rc.tar.gz, or its *-train.json, {"Data": [{"Question": .., "Answer": '
+                   '{"Value": .., "Aliases": [..]}, "SearchResults": [{"Filename": ..}]}]}, with its folder evidence',
+                   json_array("Data"), r"train\.json$")
 _EVIDENCE = r"(^|/)evidence/.*\.txt$"
 _MIN_WORDS = 10  # of an evidence passage: headings and menus have fewer
 _NO_RANK = 1 << 30
@@ -210,8 +210,8 @@ class MsMarcoIdSettings(JoinSettings, MsMarcoSettings):
 
 
 MS_MARCO_OUTPUT = "msmarco-query_passage_negative"
-MS_MARCO = Layout('MS MARCO: triples.train.small.tsv (query, passage, negative between tabs), or v1.1\'s lines of '
-                  '{"query": .., "passages": [{"is_selected": .., "passage_text": ..}]}',
+MS_MARCO = Layout('MS MARCO\'s triples.train.small.tsv (query, passage, negative between tabs) or train_v1.1.json, '
+                  'lines of {"query": .., "passages": [{"is_selected": .., "passage_text": ..}]}',
                   lambda file, counts: (json_lines if first_byte(file) == b"{" else tab_cells(3))(file, counts),
                   r"train.*\.(tsv|json)(\.gz)?$")
 
@@ -246,7 +246,7 @@ def _selected(query: str, passages: list[Any], settings: MsMarcoSettings, counts
         yield from _triplet(cells, counts)
 
 
-MS_MARCO_COLUMNS = 'MS MARCO v2.1: train_v2.1.json, {"query": {"ROW": ..}, "passages": {"ROW": [..]}, ..}'
+MS_MARCO_COLUMNS = 'MS MARCO\'s train_v2.1.json: {"query": {"ROW": ..}, "passages": {"ROW": [..]}, ..}'
 
 
 def _column(name: str) -> Layout:

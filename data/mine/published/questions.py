@@ -61,8 +61,8 @@ def _listed(answer: str) -> str:
     return " ".join(step.strip() for step in steps if isinstance(step, str)) if isinstance(steps, list) else answer
 
 
-SQUAD = Layout('SQuAD 1.1 or 2.0: {"data": [{"paragraphs": [{"context": .., "qas": [{"question": .., "answers": '
-               "[..]}]}]}]}", json_array("data"), r"train.*\.json$")
+SQUAD = Layout('SQuAD\'s train-v1.1.json or train-v2.0.json: {"data": [{"paragraphs": [{"context": .., '
+               '"qas": [{"question": .., "answers": [..]}]}]}]}', json_array("data"), r"train.*\.json$")
 
 
 def mine_squad(unit: Unit, settings: NoSettings, counts: Counts) -> Results:
@@ -88,9 +88,10 @@ class NaturalQuestionsSettings:
 
 
 NATURAL_QUESTIONS = Layout(
-    'Natural Questions: lines of {"question_text": .., "document_text": .., "annotations": [..]} (simplified), the '
-    'same with "document_tokens" (original), {"input": .., "output": [{"answer": ..}]} (KILT), or {"question": .., '
-    '"answer": [..]} (NQ-open)', json_lines, r"train.*\.jsonl(\.gz)?$")
+    'Natural Questions\' v1.0-simplified_simplified-nq-train.jsonl, lines of {"question_text": .., "document_text": '
+    '.., "annotations": [..]}, or nq-train-*.jsonl, the same with "document_tokens"; nq-train-kilt.jsonl (KILT), lines '
+    'of {"input": .., "output": [{"answer": ..}]}; NQ-open, lines of {"question": .., "answer": [..]}',
+    json_lines, r"train.*\.jsonl(\.gz)?$")
 _TAG = re.compile(r"</?[A-Za-z][A-Za-z0-9]*>$")
 
 
@@ -136,8 +137,9 @@ class Eli5Settings:
     min_answer_score: int = flag(1, "votes that the best answer has at least", minimum=-1_000_000)
 
 
-ELI5 = Layout('ELI5: lines of {"title": .., "answers": {"text": [..], "score": [..]}}, or of {"input": .., "output": '
-              '[{"answer": .., "meta": {"score": ..}}]} (KILT)', json_lines, r"train.*\.jsonl(\.gz)?$")
+ELI5 = Layout('ELI5\'s training questions, lines of {"title": .., "answers": {"text": [..], "score": [..]}}, or '
+              'eli5-train-kilt.jsonl, lines of {"input": .., "output": [{"answer": .., "meta": {"score": ..}}]}',
+              json_lines, r"train.*\.jsonl(\.gz)?$")
 
 
 def mine_eli5(unit: Unit, settings: Eli5Settings, counts: Counts) -> Results:
@@ -166,8 +168,8 @@ class SearchQaSettings:
                          minimum=1)
 
 
-SEARCH_QA = Layout('SearchQA: files of {"question": .., "answer": .., "search_results": [{"snippet": ..}]}, or a zip '
-                   "file of them", json_values, r"\.json$", small_files=True)
+SEARCH_QA = Layout('SearchQA\'s train.zip, or its files NUMBER-NAME.json: {"question": .., "search_results": '
+                   '[{"snippet": ..}]}', json_values, r"\.json$", small_files=True)
 
 
 def mine_search_qa(unit: Unit, settings: SearchQaSettings, counts: Counts) -> Results:
@@ -183,8 +185,8 @@ def mine_search_qa(unit: Unit, settings: SearchQaSettings, counts: Counts) -> Re
     return results_of(unit, SEARCH_QA, counts, convert)
 
 
-YAHOO = Layout('Yahoo Answers: rows "class","title","question","best answer" without a header (train.csv of '
-               'yahoo_answers_csv), or nfL6.json: [{"question": .., "answer": ..}]',
+YAHOO = Layout('Yahoo Answers\' train.csv, rows of class, title, question, best answer without a header, its '
+               'yahoo_answers_csv.tar.gz, or nfL6.json: [{"question": .., "answer": ..}]',
                lambda file, counts: (json_array() if first_byte(file) == b"[" else csv_rows())(file, counts),
                r"(train\.csv|nfL6\.json)$")
 _BREAK = re.compile(r"\\n|<br\s*/?>")
@@ -210,8 +212,8 @@ def _yahoo_text(cell: str) -> str:
     return one_line(html.unescape(_BREAK.sub(" ", whole(cell))))
 
 
-AMAZON_QA = Layout('AmazonQA: lines of {"questionText": .., "answers": [{"answerText": ..}]}', json_lines,
-                   r"train.*\.jsonl(\.gz)?$")
+AMAZON_QA = Layout('AmazonQA\'s train-qar.jsonl: lines of {"questionText": .., "answers": [{"answerText": ..}]}',
+                   json_lines, r"train.*\.jsonl(\.gz)?$")
 
 
 def mine_amazon_qa(unit: Unit, settings: NoSettings, counts: Counts) -> Results:

@@ -95,7 +95,7 @@ class ColumnSettings:
                                                  "none: all")
 
 
-TED = Layout("TED talks: all_talks_train.tsv, a header of talk_name and language codes, then on each line a sentence "
+TED = Layout("TED talks' all_talks_train.tsv, a header of talk_name and language codes, then on each line a sentence "
              "in all languages", tab_table, r"train\.tsv$")
 _NO_TEXT = re.compile(r"^_*\s*_*\s*NULL\s*_*\s*_*$")
 
@@ -171,7 +171,7 @@ def mine_moses(unit: Unit, settings: MosesSettings, counts: Counts) -> Results:
                 yield f"{stem}.tsv", [source, target]
 
 
-TMX = 'TMX: <tmx><body><tu><tuv xml:lang="en"><seg>..</seg></tuv>..</tu></body></tmx>, plain, .gz or .zip'
+TMX = 'a TMX file: <tmx><body><tu><tuv xml:lang="en"><seg>..</seg></tuv>..</tu></body></tmx>, plain, .gz or .zip'
 _LANGUAGE = ("{http://www.w3.org/XML/1998/namespace}lang", "http://www.w3.org/XML/1998/namespace}lang", "lang")
 _CODES = ("bpt", "ept", "it", "ph", "ut")  # elements of a segment that hold codes of a format, not text
 
