@@ -58,8 +58,8 @@ def join_all_nli(records: list[Any], settings: NoSettings, counts: Counts) -> Re
         yield "AllNLI", [premise, hypothesis, contradicted[number % len(contradicted)]]
 
 
-PAWS = Layout("PAWS' train.tsv, or its paws_wiki_labeled_final.tar.gz, with the columns sentence1, sentence2 and label "
-              "(or noisy_label)", tab_table, r"(^|/)train\.tsv$")
+PAWS = Layout("PAWS' train.tsv or paws_wiki_labeled_final.tar.gz, or PAWS-X's translated_train.tsv, with the columns "
+              "sentence1, sentence2 and label (or noisy_label)", tab_table, r"(^|/)(translated_)?train\.tsv$")
 
 
 def mine_paws(unit: Unit, settings: NoSettings, counts: Counts) -> Results:

@@ -80,8 +80,8 @@ def _quora_rows(file: io.BufferedReader, counts: Counts) -> Records:
     return csv_table("\t" if b"\t" in header else ",")(file, counts)
 
 
-QUORA = Layout("Quora's quora_duplicate_questions.tsv, or the same as CSV (train.csv), with the columns question1, "
-               "question2 and is_duplicate", _quora_rows, r"(quora[^/]*\.tsv|train\.csv)$")
+QUORA = Layout("Quora's quora_duplicate_questions.tsv, train.csv (Kaggle) or train.tsv (GLUE), with the columns "
+               "question1, question2 and is_duplicate", _quora_rows, r"(quora[^/]*\.tsv|train\.[ct]sv)$")
 
 
 def scatter_quora(unit: Unit, settings: NoSettings, counts: Counts) -> Results:

@@ -62,7 +62,7 @@ def _listed(answer: str) -> str:
 
 
 SQUAD = Layout('SQuAD\'s train-v1.1.json or train-v2.0.json: {"data": [{"paragraphs": [{"context": .., '
-               '"qas": [{"question": .., "answers": [..]}]}]}]}', json_array("data"), r"train.*\.json$")
+               '"qas": [{"question": .., "answers": [..]}]}]}]}', json_array("data"), r"train[^/]*\.json$")
 
 
 def mine_squad(unit: Unit, settings: NoSettings, counts: Counts) -> Results:

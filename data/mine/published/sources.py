@@ -28,7 +28,7 @@ QUESTIONS = [
            questions.GooaqSettings, questions.mine_gooaq, files=_JSON_LINES),
     Source("squad", questions.SQUAD.expected,
            "CC BY-SA 4.0, text of Wikipedia. Cite Rajpurkar et al. 2016, arXiv:1606.05250, and 2018, arXiv:1806.03822",
-           NoSettings, questions.mine_squad, files=rf"train.*\.json{_PACKED}"),
+           NoSettings, questions.mine_squad, files=rf".*train.*\.json{_PACKED}"),
     Source("natural_questions", questions.NATURAL_QUESTIONS.expected,
            "CC BY-SA 3.0, text of Wikipedia. Cite Kwiatkowski et al. 2019, TACL 7; KILT: Petroni et al. 2021, NAACL",
            questions.NaturalQuestionsSettings, questions.mine_natural_questions, files=rf".*train.*\.jsonl{_PACKED}"),
@@ -81,7 +81,7 @@ PARAPHRASES = [
     Source("quora", paraphrases.QUORA.expected,
            "Quora's terms: not commercial. Cite Iyer et al. 2017, First Quora Dataset Release: Question Pairs",
            NoSettings, scatter=paraphrases.scatter_quora, join=paraphrases.join_quora,
-           files=rf"(quora.*\.tsv|train\.csv){_PACKED}|{_ARCHIVE}"),
+           files=rf"(quora.*\.tsv|train\.[ct]sv){_PACKED}|{_ARCHIVE}"),
     Source("wikianswers", paraphrases.WIKI_ANSWERS.expected,
            "no licence is stated; texts of WikiAnswers' users. Cite Fader et al. 2014, KDD, 10.1145/2623330.2623677",
            paraphrases.WikiAnswersSettings, paraphrases.mine_wiki_answers, files=rf"part-\d+.*{_PACKED}"),
@@ -110,7 +110,7 @@ PARAPHRASES = [
     Source("paws", inference_pairs.PAWS.expected,
            "free for any purpose with acknowledgement of Google LLC; text of Wikipedia. Cite Zhang et al. 2019, "
            "arXiv:1904.01130",
-           NoSettings, inference_pairs.mine_paws, files=rf"train\.tsv{_PACKED}|{_ARCHIVE}"),
+           NoSettings, inference_pairs.mine_paws, files=rf"(translated_)?train\.tsv{_PACKED}|{_ARCHIVE}"),
 ]
 
 PAPERS = [
@@ -135,7 +135,7 @@ TRANSLATIONS = [
     Source("moses", translations.MOSES,
            "the licence of each corpus of OPUS. Cite Tiedemann 2012, LREC, and the corpus",
            translations.MosesSettings, translations.mine_moses,
-           files=rf".*\w+-\w+\.(?!ids|xml|scores)\w+{_PACKED}|{_ARCHIVE}", units=translations.moses_units),
+           files=rf".*\w+-\w+\.(?!ids|xml|scores)\w+(\.txt)?{_PACKED}|{_ARCHIVE}", units=translations.moses_units),
     Source("tmx", translations.TMX,
            "the licence of each corpus. Of OPUS, cite Tiedemann 2012, LREC, and the corpus",
            translations.ColumnSettings, translations.mine_tmx, files=rf".*\.tmx{_PACKED}|{_ARCHIVE}"),

@@ -133,7 +133,7 @@ class MosesSettings:
 
 MOSES = ("OPUS's Moses files: two text files of equally many lines such as Tatoeba.de-en.de and Tatoeba.de-en.en, or "
          "the zip file of both")
-_MOSES_NAME = re.compile(r"(?:^|/)(?P<stem>[^/]*?(?P<first>[\w]+)-(?P<second>[\w]+))\.(?P<side>[\w]+)$")
+_MOSES_NAME = re.compile(r"(?:^|/)(?P<stem>[^/]*?(?P<first>[\w]+)-(?P<second>[\w]+))\.(?P<side>[\w]+)(\.txt)?$")
 
 
 def moses_units(paths: Sequence[Path]) -> list[Unit]:

@@ -330,6 +330,8 @@ CASES = [
                                      "TED2013.de-en.en": "Hello .\nB\nYes\nGleich", "TED2013.de-en.ids": "1\n"}},
          {"TED2013.de-en.tsv": [["Hello .", "Hallo . x"], ["Yes", "Ja"]]},
          {"line that is empty on one side": 1, "the same text on both sides": 1}),
+    Case("moses", {"setimes.bg-mk.txt.tgz": {"setimes.bg-mk.bg.txt": "a\n", "setimes.bg-mk.mk.txt": "b\n"}},
+         {"setimes.bg-mk.tsv": [["a", "b"]]}),
     Case("moses", {"OpenSubtitles.es-pt.es": "Hola\n", "OpenSubtitles.es-pt.pt.gz": "Ola\n", "TED.es-fr.es": "Si\n",
                    "TED.es-fr.fr": "Oui\n", "TED.es-fr.ids": ""},
          {"OpenSubtitles.es-pt.tsv": [["Ola", "Hola"]], "TED.es-fr.tsv": [["Si", "Oui"]]}, {},
