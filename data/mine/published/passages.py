@@ -200,8 +200,8 @@ def join_paq(records: list[Any], settings: PaqSettings, counts: Counts) -> Resul
 
 @dataclasses.dataclass(frozen=True)
 class MsMarcoSettings:
-    triplets_per_query: int = flag(20, "triplets that a query of a JSON file gives at most, the first; 0: all",
-                                   minimum=0)
+    triplets_per_query: int = flag(20, "triplets that a query gives at most, the first; 0: all. Of ready triplets of "
+                                       "texts (triples.train.small.tsv) all are taken", minimum=0)
 
 
 @dataclasses.dataclass(frozen=True)

@@ -27,6 +27,17 @@ def test_every_source_has_a_case(source):
     assert source.name in {case.source for case in CASES}
 
 
+def test_outputs_have_the_names_of_the_published_mixture():
+    """The names in all-MiniLM-L6-v2's data_config.json, beside those of Stack Exchange and Reddit."""
+    published = """AllNLI NQ-train_pairs PAQ_pairs S2ORC_citation_pairs S2ORC_citation_pairs_abstract S2ORC_title_abstract
+        SimpleWiki TriviaQA_pairs WikiAnswers_pairs altlex amazon-qa-train-pairs coco_captions codesearchnet
+        eli5_question_answer flickr30k_captions gooaq_pairs msmarco-query_passage_negative quora_duplicates_triplets
+        searchQA_question_top5_snippets_merged sentence-compression specter_train_triples squad_pairs wikihow
+        yahoo_answers_question_answer yahoo_answers_title_answer yahoo_answers_title_question"""
+    outputs = {name for case in CASES for name in case.lines if not name.endswith(".tsv")}
+    assert outputs - {"paws", "quora_duplicates"} == set(published.split())
+
+
 @pytest.mark.parametrize("start, most, expected", [
     (0, 10, range(0, 10)), (5, 10, range(0, 10)), (20, 10, range(15, 25)), (39, 10, range(30, 40)),
     (20, 50, range(0, 40))])
