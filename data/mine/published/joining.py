@@ -25,6 +25,8 @@ def grouped(
     records: Iterable[tuple[str, Any]], settings: JoinSettings, counts: Counts
 ) -> Iterator[list[Any]]:
     """The records of each key, in their order; the keys come in a fixed order that is not theirs."""
+    if settings.scratch_dir and not Path(settings.scratch_dir).is_dir():
+        raise ValueError(f"--scratch_dir={settings.scratch_dir} is no folder: name one that exists")
     with tempfile.TemporaryDirectory(prefix="allpairs-join-", dir=settings.scratch_dir or None) as folder:
         part = Path(folder) / "part"
         write_scattered(part, records, PARTITIONS, Counts())

@@ -107,7 +107,7 @@ def mine_ted(unit: Unit, settings: ColumnSettings, counts: Counts) -> Results:
         languages = settings.target_languages or [
             name for name in row if name not in ("talk_name", settings.source_language)]
         targets = list(filter(None, dict.fromkeys(_ted_text(text(row, language)) for language in languages)))
-        return _columns("ted", source, targets, counts)
+        return _columns("ted", source, targets, settings, counts)
     return results_of(unit, TED, counts, convert)
 
 
@@ -115,10 +115,10 @@ def _ted_text(cell: str) -> str:
     return "" if _NO_TEXT.match(cell) else one_line(unescape(cell))
 
 
-def _columns(output: str, source: str, targets: list[str], counts: Counts) -> Results:
+def _columns(output: str, source: str, targets: list[str], settings: ColumnSettings, counts: Counts) -> Results:
     targets = [target for target in targets if target != source]
     if not source:
-        counts["no text in --source_language"] += 1
+        counts[f"no text in the language --source_language={settings.source_language}"] += 1
     elif not targets:
         counts[NO_TRANSLATION] += 1
     else:
@@ -185,7 +185,8 @@ def mine_tmx(unit: Unit, settings: ColumnSettings, counts: Counts) -> Results:
                 try:
                     for element in _units_of_text(name, file, counts):
                         found += 1
-                        yield from _columns(Path(plain_name(path)).stem, *_segments(element, settings), counts)
+                        source, targets = _segments(element, settings)
+                        yield from _columns(Path(plain_name(path)).stem, source, targets, settings, counts)
                 except ValueError as error:
                     raise ValueError(f"{error}; expected {TMX}") from error
         if not found:

@@ -325,7 +325,7 @@ CASES = [
     Case("ted", {"all_talks_train.tsv": "talk_name\ten\tes\tde\nx\tThat &apos;s it .\tEso es .\t__NULL__\n"
                                         "x\tOnly English .\t__NULL__\t_ _ NULL _ _\nx\t__NULL__\tSolo .\tNur .\n"},
          {"ted.tsv": [["That 's it .", "Eso es ."]]}, {"sentence without a translation": 1,
-                                                       "no text in --source_language": 1}),
+                                                       "no text in the language --source_language=en": 1}),
     Case("moses", {"de-en.txt.zip": {"TED2013.de-en.de": "Hallo .\t\u2028x\n\nJa\nGleich\n", "LICENSE": "x",
                                      "TED2013.de-en.en": "Hello .\nB\nYes\nGleich", "TED2013.de-en.ids": "1\n"}},
          {"TED2013.de-en.tsv": [["Hello .", "Hallo . x"], ["Yes", "Ja"]]},
@@ -338,8 +338,9 @@ CASES = [
          {"source_language": "pt"}),
     Case("tmx", {"en-de.tmx.gz": TMX}, {"en-de.tsv": [
         ["Press Enter & wait.", "Enter dr\u00fccken und warten.", "Appuyez."], ["Yes", "Ja"]]},
-        {"sentence without a translation": 1, "no text in --source_language": 1}),
+        {"sentence without a translation": 1, "no text in the language --source_language=en": 1}),
     Case("tmx", {"a.tmx.zst": TMX.encode("utf-16")}, {
         "a.tsv": [["Press Enter & wait.", "Enter dr\u00fccken und warten."], ["Yes", "Ja"]]},
-         {"sentence without a translation": 1, "no text in --source_language": 1}, {"target_languages": ("de",)}),
+         {"sentence without a translation": 1, "no text in the language --source_language=en": 1},
+         {"target_languages": ("de",)}),
 ]

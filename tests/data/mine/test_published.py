@@ -29,11 +29,13 @@ def test_every_source_has_a_case(source):
 
 def test_outputs_have_the_names_of_the_published_mixture():
     """The names in all-MiniLM-L6-v2's data_config.json, beside those of Stack Exchange and Reddit."""
-    published = """AllNLI NQ-train_pairs PAQ_pairs S2ORC_citation_pairs S2ORC_citation_pairs_abstract S2ORC_title_abstract
-        SimpleWiki TriviaQA_pairs WikiAnswers_pairs altlex amazon-qa-train-pairs coco_captions codesearchnet
-        eli5_question_answer flickr30k_captions gooaq_pairs msmarco-query_passage_negative quora_duplicates_triplets
-        searchQA_question_top5_snippets_merged sentence-compression specter_train_triples squad_pairs wikihow
-        yahoo_answers_question_answer yahoo_answers_title_answer yahoo_answers_title_question"""
+    published = """
+        AllNLI NQ-train_pairs PAQ_pairs S2ORC_citation_pairs S2ORC_citation_pairs_abstract
+        S2ORC_title_abstract SimpleWiki TriviaQA_pairs WikiAnswers_pairs altlex amazon-qa-train-pairs
+        coco_captions codesearchnet eli5_question_answer flickr30k_captions gooaq_pairs msmarco-
+        query_passage_negative quora_duplicates_triplets searchQA_question_top5_snippets_merged sentence-
+        compression specter_train_triples squad_pairs wikihow yahoo_answers_question_answer
+        yahoo_answers_title_answer yahoo_answers_title_question"""
     outputs = {name for case in CASES for name in case.lines if not name.endswith(".tsv")}
     assert outputs - {"paws", "quora_duplicates"} == set(published.split())
 
@@ -44,6 +46,6 @@ def test_outputs_have_the_names_of_the_published_mixture():
 def test_a_trivia_passage_has_the_words_around_its_answer(start, most, expected):
     words = [f"w{number}" for number in range(40)]
     words[start] = "Tiber"
-    document = f"Tiber\nTiber, not a sentence\n{' '.join(words)}\nThe Tiber again, in a longer line of many more words"
+    document = f"Tiber\nTiber, not a sentence\n{' '.join(words)}\nThe Tiber again, in a longer line of more words"
     assert _passage(document, ["X", "the tiber", "TIBER"], most) == " ".join(words[number] for number in expected)
     assert _passage(document.replace("Tiber", "Tibers"), ["Tiber"], most) == ""

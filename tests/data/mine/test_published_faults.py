@@ -161,3 +161,9 @@ def test_the_side_that_is_cut_short_ends_the_pairs(tmp_path):
     found = lines["x.de-en.tsv"]
     assert 8000 < len(found) < 12_000 and found == [[f"{word} en", f"{word} de"] for word in words[:len(found)]]
     assert any(f"{tmp_path}/x.de-en.en.gz is cut short" in note for note in manifest["notes"])
+
+
+def test_a_scratch_folder_that_is_not_there_is_named(tmp_path):
+    write_files(tmp_path, {"sentences.csv": "1\teng\tHello.\n"})
+    with pytest.raises(ValueError, match="--scratch_dir=nowhere is no folder"):
+        mined("tatoeba", [tmp_path / "sentences.csv"], tmp_path / "out", scratch_dir="nowhere")
