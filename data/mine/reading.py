@@ -260,9 +260,10 @@ def split_lines(chunks: Iterable[bytes], counts: Counts, max_bytes: int = MAX_LI
 
 
 def lines_of(path: Path, counts: Counts) -> Iterator[bytes]:
-    """The lines of a file that is no archive, or of the first file of an archive, in UTF-8 and without their ends."""
+    """The lines of a file, or of every file of an archive, in UTF-8 and without their ends."""
     with damage_named(path, counts):
-        yield from split_lines(in_utf8(chunks_of(path)), counts)
+        for _, chunks in members(path):
+            yield from split_lines(in_utf8(chunks), counts)
 
 
 def objects_of(path: Path, counts: Counts, keys: tuple[str, ...] = ()) -> Iterator[dict]:

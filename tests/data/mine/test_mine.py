@@ -145,6 +145,8 @@ def test_inputs_that_are_refused(questions, tmp_path):
     with pytest.raises(ValueError, match="--input=nowhere: there is no such file"):
         run(PAIRS, tmp_path / "out", "nowhere")
     (tmp_path / "empty").mkdir()
-    with pytest.raises(ValueError, match=r"empty: no file of this folder is one that pairs expects: questions\.jsonl"):
+    with pytest.raises(ValueError, match=r"empty: no file in this folder is one that pairs expects: questions\.jsonl"):
         run(PAIRS, tmp_path / "out", tmp_path / "empty")
+    run(PAIRS, questions / "out", questions)
+    assert len(run(PAIRS, questions / "out", questions, min_length=3)["inputs"]) == 3  # not its own output
     assert len(run(PAIRS, tmp_path / "out", f"{questions}/[01].jsonl", questions / "1.jsonl")["inputs"]) == 2

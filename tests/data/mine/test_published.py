@@ -32,9 +32,9 @@ def test_outputs_have_the_names_of_the_published_mixture():
     published = """
         AllNLI NQ-train_pairs PAQ_pairs S2ORC_citation_pairs S2ORC_citation_pairs_abstract
         S2ORC_title_abstract SimpleWiki TriviaQA_pairs WikiAnswers_pairs altlex amazon-qa-train-pairs
-        coco_captions codesearchnet eli5_question_answer flickr30k_captions gooaq_pairs msmarco-
-        query_passage_negative quora_duplicates_triplets searchQA_question_top5_snippets_merged sentence-
-        compression specter_train_triples squad_pairs wikihow yahoo_answers_question_answer
+        coco_captions codesearchnet eli5_question_answer flickr30k_captions gooaq_pairs
+        msmarco-query_passage_negative quora_duplicates_triplets searchQA_question_top5_snippets_merged
+        sentence-compression specter_train_triples squad_pairs wikihow yahoo_answers_question_answer
         yahoo_answers_title_answer yahoo_answers_title_question"""
     outputs = {name for case in CASES for name in case.lines if not name.endswith(".tsv")}
     assert outputs - {"paws", "quora_duplicates"} == set(published.split())
