@@ -7,8 +7,8 @@ Read: what sentence-transformers 0.x to 6 write. Written: the form of 2.x to 5, 
 from pathlib import Path
 from typing import NamedTuple
 
+from data.examples import Prompts
 from data.files import read_json, write_json
-from data.formats import Prompts
 from data.tokenizer import sentence_settings
 from model.config import DenseConfig, EncoderConfig, ModelConfig
 
