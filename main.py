@@ -13,6 +13,7 @@ from sharding.host import keep_freed_memory
 
 # command -> (module, config dataclass, function); the module is imported only when its command runs.
 COMMANDS = {
+    "mine": ("data.mine.mine", "MineConfig", "mine"),
     "prepare": ("data.prepare", "PrepareConfig", "prepare"),
     "teach": ("inference.teach", "TeachConfig", "teach"),
     "train": ("training.loop", "TrainConfig", "train"),
@@ -42,13 +43,16 @@ def main(argv: list[str]) -> int:
     if command not in COMMANDS:
         print(f"main.py: unknown command {command!r}; one of {', '.join(COMMANDS)}", file=sys.stderr)
         return 2
-    keep_freed_memory()
+    if command != "mine":
+        keep_freed_memory()
     module_name, config_name, function_name = COMMANDS[command]
     try:
         module = importlib.import_module(module_name)
     except KeyboardInterrupt:
         print(f"main.py {command}: stopped by Ctrl-C", file=sys.stderr)
         return 130
+    if command == "mine":  # its flags are those of the source that the next argument names
+        return module.main(argv[2:])
     run_program(f"python main.py {command}", getattr(module, config_name), getattr(module, function_name), argv[2:],
                 description=module.__doc__, takes_others=command in TAKES_OTHERS)
 

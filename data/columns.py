@@ -97,7 +97,7 @@ def value_at(values: dict, name: str) -> Any:
     return value
 
 
-def example_of(values: dict, columns: Columns) -> RawExample:
+def example_by_columns(values: dict, columns: Columns) -> RawExample:
     """The example in an object or a row. Raises BadLine that names the column."""
     query = _texts(values, columns.query)
     if isinstance(query, tuple):

@@ -32,7 +32,7 @@ from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from data.columns import Columns, example_of, has_columns, score_of
+from data.columns import Columns, example_by_columns, has_columns, score_of
 from data.compression import NAMES, compression_of
 from data.examples import LONGEST_LINE, TOO_LONG, BadLine, BlankLine, RawExample, clean_text
 
@@ -117,7 +117,7 @@ def _parse(line: bytes, layout: Layout) -> RawExample:
         value = json.loads(text)
     except (ValueError, RecursionError):
         raise BadLine("not valid JSON") from None
-    return _from_json(value, layout.columns)
+    return example_of(value, layout.columns)
 
 
 def _csv_examples(first: int, content: bytes, layout: Layout) -> Iterator[tuple[int, RawExample | BadLine]]:
@@ -177,18 +177,19 @@ def _from_cells(cells: list[str], layout: Layout, what: str) -> RawExample:
     if layout.header and len(cells) != len(layout.header):
         raise BadLine(f"{what} has {len(cells)} columns, the header has {len(layout.header)}")
     names = layout.header or map(str, range(1, len(cells) + 1))
-    return example_of(dict(zip(names, cells)), layout.columns)
+    return example_by_columns(dict(zip(names, cells)), layout.columns)
 
 
 def _from_row(row: dict, layout: Layout) -> RawExample:
     """A row of a Parquet file; a null list of negatives or scores is none."""
     if layout.columns is not None:
-        return example_of(row, layout.columns)
+        return example_by_columns(row, layout.columns)
     optional = QUERY_KEYS - {"query", "pos"}
     return _from_object({key: value for key, value in row.items() if value is not None or key not in optional})
 
 
-def _from_json(value: Any, columns: Columns | None) -> RawExample:
+def example_of(value: Any, columns: Columns | None = None) -> RawExample:
+    """The example of a line's JSON value. Raises BadLine with the reason."""
     if isinstance(value, list):
         return _from_texts(value, "a list")
     if not isinstance(value, dict):
@@ -196,7 +197,7 @@ def _from_json(value: Any, columns: Columns | None) -> RawExample:
     forms = [keys for keys in FORMS if keys <= value.keys()]
     if columns is not None and (not forms or has_columns(value, columns)):
         used = {name if name in value else name.split(".")[0] for name in columns.names}
-        return example_of(value, columns)._replace(ignored_keys=_ignored(value.keys() - used))
+        return example_by_columns(value, columns)._replace(ignored_keys=_ignored(value.keys() - used))
     if len(forms) != 1:
         raise BadLine(
             'an object must have one of "texts", "set", or "query" and "pos" (also "neg", "pos_scores", "neg_scores"), '

@@ -1,0 +1,8 @@
+"""Every source that `main.py mine` knows. Heavy libraries are imported when a source's function runs."""
+
+from data.mine.source import Source
+from data.mine.stackexchange import STACKEXCHANGE
+
+SOURCES: list[Source] = [
+    STACKEXCHANGE,
+]
