@@ -17,8 +17,8 @@ from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import IO, Any
 
-from data.files import read_json, write_json
 from data.examples import BadLine
+from data.files import read_json, write_json
 from data.formats import example_of
 from data.mine.reading import CountedFile
 from data.mine.source import Counts
