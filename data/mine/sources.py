@@ -2,7 +2,9 @@
 
 from data.mine.source import Source
 from data.mine.stackexchange import STACKEXCHANGE
+from data.mine.wikipedia import WIKIPEDIA
 
 SOURCES: list[Source] = [
     STACKEXCHANGE,
+    WIKIPEDIA,
 ]
