@@ -26,7 +26,7 @@ from pathlib import Path
 from typing import Any
 
 from data.files import WRITTEN, foreign_files, read_json, write_json
-from data.mine import groups, work
+from data.mine import groups, reading
 from data.mine.reading import file_state
 from data.mine.source import Counts, NoSettings, Source, Unit
 from data.mine.sources import SOURCES
@@ -230,13 +230,13 @@ def _mine_parts(
 
 
 def _mine_unit(source: Source, unit: Unit, settings: Any, partitions: int, part: Path, helpers: int) -> None:
-    work.helpers = helpers
+    reading.helpers = helpers
     counts = Counts()
     write_part(part, source.mine(unit, settings, counts), counts)
 
 
 def _scatter_unit(source: Source, unit: Unit, settings: Any, partitions: int, part: Path, helpers: int) -> None:
-    work.helpers = helpers
+    reading.helpers = helpers
     counts = Counts()
     groups.write_scattered(part, source.scatter(unit, settings, counts), partitions, counts)
 

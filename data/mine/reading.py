@@ -21,6 +21,7 @@ from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
 from typing import Any
 
+from data.mine.bz2_streams import parallel_chunks
 from data.mine.source import Counts
 
 CHUNK_BYTES = 1 << 18
@@ -30,7 +31,7 @@ _BYTE_ORDER_MARKS = (  # UTF-32's begins with UTF-16's
     (codecs.BOM_UTF8, "utf-8"), (codecs.BOM_UTF32_LE, "utf-32-le"), (codecs.BOM_UTF32_BE, "utf-32-be"),
     (codecs.BOM_UTF16_LE, "utf-16-le"), (codecs.BOM_UTF16_BE, "utf-16-be"))
 _ZSTD_FRAMES = (b"\x28\xb5\x2f\xfd", *(bytes([byte]) + b"\x2a\x4d\x18" for byte in range(0x50, 0x60)))
-_ZSTD_PIECE = 2048  # bytes given to zstd at once: they expand to 90 MB at most
+_ZSTD_PIECE = 256  # bytes given to zstd at once: they expand to 16 MB at most
 
 
 class Progress:
@@ -49,6 +50,7 @@ class Progress:
 
 
 progress = Progress(lambda _: None)  # of this process; data/mine/mine.py sets another
+helpers = 1  # threads or processes among which this process may divide the work on one unit, itself included
 
 
 class CountedFile(io.RawIOBase):
@@ -139,6 +141,9 @@ def _decompressed(path: Path, raw: io.BufferedReader, start: bytes) -> Iterator[
     stream: Any = raw
     if start.startswith(b"\x1f\x8b"):
         stream = gzip.GzipFile(fileobj=raw)
+    elif start.startswith(b"BZh") and helpers > 1:
+        yield from parallel_chunks(raw, helpers)
+        return
     elif start.startswith(b"BZh"):
         stream = bz2.BZ2File(raw)
     elif start.startswith(b"\xfd7zXZ\x00"):

@@ -13,7 +13,9 @@ try:
 except ImportError as error:
     raise ValueError('7z files need py7zr: pip install -e ".[mine]"') from error
 
-QUEUED_PIECES = 64  # py7zr writes pieces of at most a few hundred kB
+PIECE_BYTES = 1 << 18
+QUEUED_PIECES = 16
+py7zr.py7zr.get_memory_limit = lambda: PIECE_BYTES  # else py7zr decompresses a quarter of the free memory at once
 
 
 class _Closed(Exception):

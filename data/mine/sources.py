@@ -1,5 +1,6 @@
 """Every source that `main.py mine` knows. Heavy libraries are imported when a source's function runs."""
 
+from data.mine.reddit import REDDIT
 from data.mine.source import Source
 from data.mine.stackexchange import STACKEXCHANGE
 from data.mine.wikipedia import WIKIPEDIA
@@ -7,4 +8,5 @@ from data.mine.wikipedia import WIKIPEDIA
 SOURCES: list[Source] = [
     STACKEXCHANGE,
     WIKIPEDIA,
+    REDDIT,
 ]

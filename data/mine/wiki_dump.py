@@ -30,7 +30,8 @@ USES_FOLLOWED = 3  # from a template to one that it uses, and so on
 DISAMBIGUATION = re.compile(
     r"(?!.*(needed|link)).*disambig.*|dab|hndis|geodis|homonymie|begriffsklärung|desambiguaci[oó]n|desambiguação|"
     r"disambigua|doorverwijspagina|ujednoznacznienie|неоднозначность|многозначность|багатозначність|förgrening|"
-    r"flertydig|flertydig side|täsmennyssivu|rozcestník|egyért|anlam ayrımı|曖昧さ回避|aimai|消歧义|消歧義|동음이의|توضيح|ابهام‌زدایی|פירושונים", re.IGNORECASE)
+    r"flertydig|flertydig side|täsmennyssivu|rozcestník|egyért|anlam ayrımı|"
+    r"曖昧さ回避|aimai|消歧义|消歧義|동음이의|توضيح|ابهام‌زدایی|פירושונים", re.IGNORECASE)
 HIDDEN = re.compile(r"(hidden|tracking|maintenance|wikipedia) category", re.IGNORECASE)
 _USE = re.compile(r"\{\{\s*([^{}|<>\[\]\n#:]+?)\s*(?=[|}\n])")
 _NOT_INCLUDED = re.compile(r"<noinclude>.*?(?:</noinclude>|\Z)|<!--.*?(?:-->|\Z)", re.DOTALL | re.IGNORECASE)

@@ -33,7 +33,7 @@ from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from data.mine import work
+from data.mine import reading, work
 from data.mine.reading import damage_named, members, objects_of
 from data.mine.source import Counts, Source, Unit
 from data.mine.wiki_dump import (
@@ -104,7 +104,7 @@ def scatter(unit: Unit, settings: WikipediaSettings, counts: Counts) -> Iterator
     facts = read_facts(unit, wiki_of(unit[0]))
     batches = _batches(_articles(unit, facts, counts, direct := []))
     found = False
-    for batch, texts in work.map_in_order(_introductions, batches, work.helpers):
+    for batch, texts in work.map_in_order(_introductions, batches, reading.helpers):
         yield from direct
         direct.clear()
         for article, text in zip(batch, texts):

@@ -17,7 +17,6 @@ from data.mine import reading
 
 POLL_SECONDS = 0.3
 _counter: Any = None  # bytes read by all processes
-helpers = 1  # processes among which a call of this process may divide its own work, itself included
 
 
 def cores() -> int:
