@@ -4,20 +4,25 @@
 
     templates of disambiguation pages    those whose text has __DISAMBIG__, those that MediaWiki:Disambiguationspage
                                          lists, and templates that use one or redirect to one
-    templates that hide a category       the same with __HIDDENCAT__
+    hidden categories                    those whose page has __HIDDENCAT__, or uses a template that has it
     redirects of categories              pages that redirect, and English Wikipedia's {{Category redirect}}
+    sizes of categories                  how many articles each has, about (a count-min sketch: never too few)
 
-So no list of such names is needed for each language. If a dump has no template pages, the names that the large wikis
-give these templates are known (`DISAMBIGUATION`).
+So no list of names is needed for each language. If a dump has no template pages, the names that the large wikis give
+these templates are known (`DISAMBIGUATION`). Memory: 64 MB for the sizes, and 16 bytes for each use of a template by a
+template or a category page, some 250 MB for English Wikipedia.
 """
 
 import array
+import functools
 import hashlib
 import re
 from collections.abc import Iterator
 from pathlib import Path
 from typing import NamedTuple
 from xml.etree.ElementTree import Element
+
+import numpy as np
 
 from data.mine.reading import damage_named, members
 from data.mine.source import Counts, Unit
@@ -26,6 +31,7 @@ from data.mine.xml_reading import elements
 ARTICLE, PROJECT, FILE, MEDIAWIKI, TEMPLATE, CATEGORY = "0", "4", "6", "8", "10", "14"  # namespaces
 ENGLISH_NAMES = {"-2": "media", PROJECT: "wikipedia", FILE: "file", MEDIAWIKI: "mediawiki", TEMPLATE: "template",
                  CATEGORY: "category"}  # every wiki takes these too, but for the project's
+SIZE_CELLS = 1 << 24
 USES_FOLLOWED = 3  # from a template to one that it uses, and so on
 DISAMBIGUATION = re.compile(
     r"(?!.*(needed|link)).*disambig.*|dab|hndis|geodis|homonymie|begriffsklärung|desambiguaci[oó]n|desambiguação|"
@@ -35,6 +41,7 @@ DISAMBIGUATION = re.compile(
 HIDDEN = re.compile(r"(hidden|tracking|maintenance|wikipedia) category", re.IGNORECASE)
 _USE = re.compile(r"\{\{\s*([^{}|<>\[\]\n#:]+?)\s*(?=[|}\n])")
 _NOT_INCLUDED = re.compile(r"<noinclude>.*?(?:</noinclude>|\Z)|<!--.*?(?:-->|\Z)", re.DOTALL | re.IGNORECASE)
+_NOT_SHOWN = re.compile(r"<!--.*?(?:-->|\Z)|<nowiki>.*?(?:</nowiki>|\Z)", re.DOTALL | re.IGNORECASE)
 _SOFT_REDIRECT = re.compile(
     r"\{\{\s*(?:category ?redirect|catr|seecat|cat-?redirect)\s*\|\s*(?:1\s*=)?\s*:?([^|}\n]+)", re.IGNORECASE)
 _LINK = re.compile(r"\[\[\s*:?([^\[\]|#\n]+)")
@@ -61,19 +68,22 @@ class Site(NamedTuple):
 
 
 class Facts(NamedTuple):
-    disambiguation: frozenset[int]  # hashes of the names of templates
-    hidden: frozenset[int]
+    disambiguation: frozenset[int]  # hashes of templates
+    hidden: frozenset[int]  # hashes of templates and categories
     category_redirects: dict[str, str]
+    sizes: np.ndarray  # [2, SIZE_CELLS] uint16
 
     def is_disambiguation(self, title: str, text: str) -> bool:
         """Whether a page with this title and text only tells other pages apart."""
         return title.endswith("(disambiguation)") or "__DISAMBIG__" in text or any(
             _hash(name) in self.disambiguation or DISAMBIGUATION.fullmatch(name) for name in templates_of(text))
 
-    def is_hidden(self, text: str) -> bool:
-        """Whether the page of a category with this text is hidden from readers."""
-        return "__HIDDENCAT__" in text or any(
-            _hash(name) in self.hidden or HIDDEN.fullmatch(name) for name in templates_of(text))
+    def size(self, category: str) -> int:
+        """About how many articles a category has."""
+        return int(min(self.sizes[row, cell] for row, cell in enumerate(_cells(category))))
+
+    def is_hidden(self, category: str) -> bool:
+        return _hash(f"{CATEGORY}:{category}") in self.hidden
 
 
 def normal_title(title: str) -> str:
@@ -153,24 +163,33 @@ def read_facts(unit: Unit, name: str) -> Facts:
     marked: dict[str, set[int]] = {"__DISAMBIG__": set(), "__HIDDENCAT__": set()}
     users, used = array.array("Q"), array.array("Q")  # hashes of a template, and of one that it uses
     redirects: dict[str, str] = {}
+    sizes = np.zeros((2, SIZE_CELLS), np.uint16)
     for site, page in pages_of(unit, name, Counts()):
-        if page.namespace == TEMPLATE:
-            own, text = _hash(page.title), _NOT_INCLUDED.sub("", page.text)
-            for word, names in marked.items():
-                if word in text:
-                    names.add(own)
+        if page.namespace == CATEGORY and (target := page.redirect or _soft_redirect(page.text)):
+            redirects[page.title] = _without_prefix(target, site, CATEGORY)
+        elif page.namespace in (TEMPLATE, CATEGORY):
+            is_template = page.namespace == TEMPLATE
+            own = _hash(page.title if is_template else f"{CATEGORY}:{page.title}")
+            text = _NOT_INCLUDED.sub("", page.text) if is_template else page.text
             targets = {_without_prefix(page.redirect, site, TEMPLATE)} if page.redirect else templates_of(text)
             users.extend([own] * len(targets))
             used.extend(map(_hash, targets))
+            for word, names in marked.items():
+                if word in text:
+                    names.add(own)
+            if not is_template and any(map(HIDDEN.fullmatch, targets)):
+                marked["__HIDDENCAT__"].add(own)
+        elif page.namespace == ARTICLE and not page.redirect:
+            for category in categories_of(page.text, site):
+                for row, cell in enumerate(_cells(category)):
+                    sizes[row, cell] = min(int(sizes[row, cell]) + 1, 65535)
         elif page.namespace == MEDIAWIKI and page.title == "Disambiguationspage":
             marked["__DISAMBIG__"].update(
                 _hash(_without_prefix(link, site, TEMPLATE)) for link in _LINK.findall(page.text))
-        elif page.namespace == CATEGORY and (target := page.redirect or _soft_redirect(page.text)):
-            redirects[page.title] = _without_prefix(target, site, CATEGORY)
     for names in marked.values():
         for _ in range(USES_FOLLOWED):
             names.update([user for user, target in zip(users, used) if target in names])
-    return Facts(frozenset(marked["__DISAMBIG__"]), frozenset(marked["__HIDDENCAT__"]), redirects)
+    return Facts(frozenset(marked["__DISAMBIG__"]), frozenset(marked["__HIDDENCAT__"]), redirects, sizes)
 
 
 def _soft_redirect(text: str) -> str | None:
@@ -181,6 +200,23 @@ def _soft_redirect(text: str) -> str | None:
 def _without_prefix(title: str, site: Site, namespace: str) -> str:
     prefix, colon, rest = title.strip().lstrip(":").partition(":")
     return normal_title(rest if colon and prefix.strip().lower() in site.names(namespace) else title)
+
+
+@functools.cache
+def _category_link(names: frozenset[str]) -> re.Pattern:
+    alternatives = "|".join(re.escape(name).replace(r"\ ", "[ _]+") for name in sorted(names))
+    return re.compile(rf"\[\[[ _]*(?:{alternatives})[ _]*:[ _]*([^\[\]|\n]+?)(?:\||\]\])", re.IGNORECASE)
+
+
+def categories_of(text: str, site: Site) -> list[str]:
+    """The names of the categories that a page puts itself into."""
+    found = _category_link(site.names(CATEGORY)).findall(_NOT_SHOWN.sub("", text))
+    return list(dict.fromkeys(normal_title(name) for name in found))
+
+
+def _cells(category: str) -> tuple[int, int]:
+    value = _hash(category)
+    return value % SIZE_CELLS, (value >> 32) % SIZE_CELLS
 
 
 def _hash(name: str) -> int:

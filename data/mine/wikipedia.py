@@ -18,15 +18,14 @@ A category means nothing for its articles, and is left out, if
 
 Articles of a category that redirects to another one belong to that one. A category gives each pair of its articles, but
 no more than --pairs_per_category. They are drawn by hashes of the titles: the same dump gives the same pairs, and every
-article comes about equally often. Two articles that share several categories are a pair in one of them only, the one
-of the longest name among those that are not left out by their names, so that no pair is mined twice.
+article comes about equally often. Two articles that share several categories are a pair in the smallest of them
+only (of those that are neither hidden nor left out by their names), so that no pair is mined twice.
 
 wikiextractor's JSON has no categories: it gives titles and introductions only. There the introduction is the first
 paragraph after the title.
 """
 
 import dataclasses
-import functools
 import hashlib
 import re
 from collections.abc import Iterator, Sequence
@@ -44,6 +43,7 @@ from data.mine.wiki_dump import (
     Facts,
     Page,
     Site,
+    categories_of,
     normal_title,
     pages_of,
     read_facts,
@@ -96,7 +96,7 @@ def wiki_of(path: Path) -> str:
 
 
 def scatter(unit: Unit, settings: WikipediaSettings, counts: Counts) -> Iterator[tuple[str, Any]]:
-    """(key, record) of each article and redirect, by title, and of each article and category page, by category."""
+    """(key, record) of each article and redirect, by title, and of each article, by category."""
     skipped = _compiled(settings.skip_categories)
     if _is_json(unit[0], counts):
         yield from _extracted_records(unit[0], settings, counts)
@@ -132,16 +132,13 @@ def _is_json(path: Path, counts: Counts) -> bool:
 def _articles(
     unit: Unit, facts: Facts, counts: Counts, direct: list[tuple[str, Any]]
 ) -> Iterator[Article]:
-    """The articles of a wiki; the records of its redirects and category pages are put into `direct`."""
+    """The articles of a wiki; the records of its redirects are put into `direct`."""
     from data.mine.wikitext import lead_of
 
     for site, page in pages_of(unit, wiki_of(unit[0]), counts):
-        if page.namespace == CATEGORY and not page.redirect:
-            direct.append((f"{site.name}/category/{page.title}", {
-                "kind": "category", "wiki": site.name, "name": page.title, "hidden": facts.is_hidden(page.text)}))
-        elif page.namespace != ARTICLE:
+        if page.namespace != ARTICLE:
             continue
-        elif page.redirect:
+        if page.redirect:
             target, _, section = page.redirect.partition("#")
             if section:
                 counts["redirect to a section"] += 1
@@ -152,21 +149,6 @@ def _articles(
         else:
             names = (facts.category_redirects.get(name, name) for name in categories_of(page.text, site))
             yield Article(site, page._replace(text=""), lead_of(page.text), tuple(dict.fromkeys(names)))
-
-
-@functools.cache
-def _category_link(names: frozenset[str]) -> re.Pattern:
-    alternatives = "|".join(re.escape(name).replace(r"\ ", "[ _]+") for name in sorted(names))
-    return re.compile(rf"\[\[\s*(?:{alternatives})\s*:\s*([^\[\]|\n]+?)\s*(?:\||\]\])", re.IGNORECASE)
-
-
-_NOT_SHOWN = re.compile(r"<!--.*?(?:-->|\Z)|<nowiki>.*?(?:</nowiki>|\Z)", re.DOTALL | re.IGNORECASE)
-
-
-def categories_of(text: str, site: Site) -> list[str]:
-    """The names of the categories that a page puts itself into."""
-    found = _category_link(site.names(CATEGORY)).findall(_NOT_SHOWN.sub("", text))
-    return list(dict.fromkeys(normal_title(name) for name in found))
 
 
 def _batches(articles: Iterator[Article]) -> Iterator[list[Article]]:
@@ -202,12 +184,13 @@ def _article_records(
     yield f"{site.name}/page/{page.title}", record
     kept = []
     for name in article.categories:
-        if reason := _name_rule(name, site, skipped):
+        if reason := "that is hidden" if facts.is_hidden(name) else _name_rule(name, site, skipped):
             counts[f"membership of a category {reason}"] += 1
         else:
             kept.append(name)
+    sizes = {name: facts.size(name) for name in kept}
     for name in kept:
-        yield f"{site.name}/category/{name}", record | {"name": name, "categories": kept}
+        yield f"{site.name}/category/{name}", record | {"name": name, "categories": sizes}
 
 
 def _name_rule(name: str, site: Site, skipped: re.Pattern | None) -> str:
@@ -230,7 +213,8 @@ def _extracted_records(path: Path, settings: WikipediaSettings, counts: Counts) 
             continue
         host = re.match(r"https?://([\w-]+)\.", str(value.get("url", "")))
         wiki = f"{host[1]}wiki" if host else "wiki"
-        intro = next(iter(text.strip().removeprefix(title).strip().split("\n\n")), "").strip()
+        first, _, rest = text.strip().partition("\n")
+        intro = (rest if first.strip() == title.strip() else text).strip().split("\n\n")[0].strip()
         if len(intro) < settings.min_intro:
             counts["article with an introduction shorter than --min_intro"] += 1
             continue
@@ -272,10 +256,8 @@ def _letters(title: str) -> str:
 
 def _category_pairs(records: list[dict], settings: WikipediaSettings, counts: Counts) -> Iterator[tuple]:
     name, wiki = records[0]["name"], records[0]["wiki"]
-    articles = {record["title"]: record for record in records if record["kind"] == "article"}
-    if any(record.get("hidden") for record in records):
-        counts["category that is hidden"] += 1
-    elif len(articles) > settings.max_category:
+    articles = {record["title"]: record for record in records}
+    if len(articles) > settings.max_category:
         counts["category of more articles than --max_category"] += 1
     elif len(articles) < 2:
         counts["category of fewer than two articles"] += 1
@@ -305,8 +287,8 @@ def _drawn(articles: list[dict], name: str, most: int, counts: Counts) -> Iterat
 
 def _home(first: dict, second: dict) -> str:
     """The category in which two articles are a pair, of those that they share."""
-    shared = set(first["categories"]) & set(second["categories"])
-    return max(shared, key=lambda name: (len(name), _hash(name)))
+    sizes = first["categories"]
+    return min(sizes.keys() & second["categories"].keys(), key=lambda name: (sizes[name], _hash(name)))
 
 
 def _hash(text: str) -> bytes:
