@@ -150,7 +150,7 @@ def evaluate(config: EvaluateConfig) -> None:
 
     from evaluation.embedder import Embedder
     from inference.encoder import Encoder
-    from sharding.mesh import initialize_processes
+    from sharding.processes import initialize_processes
 
     initialize_processes(config.coordinator_address, config.num_processes, config.process_id)
     load = functools.partial(Encoder.load, dtype=config.dtype)

@@ -11,7 +11,6 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 import numpy as np
-from jax.sharding import NamedSharding, PartitionSpec
 from tqdm import tqdm
 
 from data.tokenizer import TextTokenizer, load_tokenizer
@@ -19,8 +18,8 @@ from inference.batching import Call, make_calls
 from model import pooling
 from model.config import ModelConfig
 from model.files.weights import load_model, model_fingerprint
-from model.parameters import Tree
-from sharding.mesh import DATA_AXIS, make_mesh
+from model.parameters import Tree, declare
+from sharding.layout import DEVICES, SPLIT, WHOLE, Layout, make_mesh, shardings, split, state_spec
 
 WINDOW = 8192  # texts tokenised at once, while the device works on those before
 CALLS_IN_FLIGHT = 3  # dispatched before the first result is fetched
@@ -40,21 +39,23 @@ class Encoder:
         dtype: str | jnp.dtype = jnp.float32,
         batch_tokens: int = 0,
         devices: Sequence[jax.Device] | None = None,
+        layout: Layout | None = None,
     ):
+        """The layout of a run says where `parameters` lie already, and all its processes must encode together."""
         if tokenizer.vocab_size > config.encoder.vocab_size:
             raise ValueError(
                 f"the tokenizer has {tokenizer.vocab_size} tokens, the model's embedding table "
                 f"{config.encoder.vocab_size}: they do not belong together"
             )
-        mesh = make_mesh(devices or jax.local_devices())
+        layout = layout or Layout(make_mesh(devices or jax.local_devices()))
+        mesh = self._mesh = layout.mesh
         on_cpu = mesh.devices.flat[0].platform == "cpu"
         self.config = config
         self.tokenizer = tokenizer
         self.batch_tokens = batch_tokens or (CPU_BATCH_TOKENS if on_cpu else DEVICE_BATCH_TOKENS)
-        self._num_devices = mesh.size
-        self._by_block = NamedSharding(mesh, PartitionSpec(DATA_AXIS))
-        self._parameters = jax.device_put(parameters, NamedSharding(mesh, PartitionSpec()))
-        self._embed = _compiled(config, jnp.dtype(dtype), mesh)
+        specs = jax.tree.map(state_spec("parameters", layout), declare(config))
+        self._parameters = jax.device_put(parameters, shardings(specs, mesh))
+        self._embed = _compiled(config, jnp.dtype(dtype), layout)
 
     @classmethod
     def load(cls, model: str | os.PathLike, *, max_length: int = 0, **options: Any) -> "Encoder":
@@ -103,7 +104,7 @@ class Encoder:
                 bar.update(int(used.sum()))
 
             for call in self._calls(list(numbers)):
-                packed = jax.device_put(call.packed, self._by_block)
+                packed = split(call.packed, self._mesh)
                 in_flight.append((call, self._embed(self._parameters, packed, normalize=normalize)))
                 if len(in_flight) > CALLS_IN_FLIGHT:
                     fetch()
@@ -117,7 +118,7 @@ class Encoder:
         with concurrent.futures.ThreadPoolExecutor(1) as thread:
             tokenised = thread.map(lambda start: self._tokenize(texts[start : start + WINDOW]), starts)
             yield from make_calls(
-                tokenised, self.config.max_length, self.batch_tokens, self._num_devices, self.tokenizer.pad_id
+                tokenised, self.config.max_length, self.batch_tokens, self._mesh.size, self.tokenizer.pad_id
             )
 
     def _tokenize(self, texts: list[str]) -> list[np.ndarray]:
@@ -128,18 +129,23 @@ class Encoder:
 
 
 @functools.lru_cache(maxsize=8)
-def _compiled(config: ModelConfig, dtype: jnp.dtype, mesh: jax.sharding.Mesh):
+def _compiled(config: ModelConfig, dtype: jnp.dtype, layout: Layout):
     """(parameters, packed [P, R, L], normalize) -> embeddings [P, T, d], one block a device; compiled once a shape."""
+
+    specs = jax.tree.map(state_spec("parameters", layout), declare(config))
+    several_processes = layout.mesh.is_multi_process
 
     def run(parameters, packed, *, normalize: bool):
         def local(parameters, packed):
-            return pooling.embed(parameters, dataclasses.replace(config, normalize=normalize), packed, dtype=dtype)
+            model = dataclasses.replace(config, normalize=normalize)
+            embeddings = pooling.embed(parameters, model, packed, dtype=dtype)
+            return jax.lax.all_gather(embeddings, DEVICES, tiled=True) if several_processes else embeddings
 
         # A float32 embedding is one of float32 products: TPUs and GPUs would take fewer bits by default.
         with jax.default_matmul_precision("highest" if dtype == jnp.float32 else "default"):
             return jax.shard_map(  # check_vma: a Pallas kernel does not say over which axes its result varies
-                local, mesh=mesh, in_specs=(PartitionSpec(), PartitionSpec(DATA_AXIS)),
-                out_specs=PartitionSpec(DATA_AXIS), check_vma=False,
+                local, mesh=layout.mesh, in_specs=(specs, SPLIT),
+                out_specs=WHOLE if several_processes else SPLIT, check_vma=False,
             )(parameters, packed)
 
     return jax.jit(run, static_argnames="normalize")

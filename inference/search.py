@@ -15,9 +15,9 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 from jax.experimental import multihost_utils
-from jax.sharding import NamedSharding, PartitionSpec
+from jax.sharding import NamedSharding
 
-from sharding.mesh import DATA_AXIS, make_mesh
+from sharding.layout import DEVICES, SPLIT, WHOLE, make_mesh
 
 LARGEST_WINDOW = 32768  # 50 MB of embeddings of width 384
 WINDOW_STEP = 1024  # a window of a multiple of it needs no padding on any usual number of devices
@@ -51,7 +51,7 @@ def exact_search(
     per_device = -(-rows // (mesh.size * CHUNK)) * CHUNK
     blocks = -(-len(queries) // QUERY_BLOCK)
     block = -(-len(queries) // blocks)
-    by_device, everywhere = NamedSharding(mesh, PartitionSpec(DATA_AXIS)), NamedSharding(mesh, PartitionSpec())
+    by_device, everywhere = NamedSharding(mesh, SPLIT), NamedSharding(mesh, WHOLE)
     query_blocks = jax.device_put(_padded(queries, blocks * block).reshape(blocks, block, -1), everywhere)
     shape = mesh.size, blocks, block, k
     best = jax.device_put((np.full(shape, -np.inf, np.float32), np.full(shape, -1, np.int32)), by_device)
@@ -92,7 +92,7 @@ def _compiled(mesh: jax.sharding.Mesh):
 
     def local(best, query_blocks, window, first, count):
         # best ([1, blocks, b, k], the same), query_blocks [blocks, b, d], window [w, d]
-        number = jax.lax.axis_index(DATA_AXIS) * len(window) + jnp.arange(len(window), dtype=jnp.int32)
+        number = jax.lax.axis_index(DEVICES) * len(window) + jnp.arange(len(window), dtype=jnp.int32)
         documents = jnp.where(number < count, first + number, -1)  # [w]
 
         def search_block(operands):
@@ -104,7 +104,7 @@ def _compiled(mesh: jax.sharding.Mesh):
             scores, documents = jax.lax.map(search_block, (best[0][0], best[1][0], query_blocks))
         return scores[None], documents[None]
 
-    shard, whole = PartitionSpec(DATA_AXIS), PartitionSpec()
+    shard, whole = SPLIT, WHOLE
     return jax.jit(
         jax.shard_map(local, mesh=mesh, in_specs=(shard, whole, shard, whole, whole), out_specs=shard),
         donate_argnums=0,

@@ -22,7 +22,8 @@ from model.dropout import (
     dropout,
     site_keys,
 )
-from model.parameters import Tree
+from model.parameters import Tree, declare_embeddings, declare_layers, gather_weights, one_layer
+from sharding.shares import look_up
 
 
 def encode(
@@ -39,12 +40,15 @@ def encode(
 ) -> jax.Array:
     """Hidden states [r, L, D] in `dtype`; those of unused tokens mean nothing, but are finite.
 
-    remat keeps only each layer's input for the backward pass and computes the rest again.
+    The parameters may be shares of a layout (sharding/layout.py): each layer's are gathered when it is its turn.
+    remat keeps only each layer's input for the backward pass, and computes or gathers the rest again.
     """
-    hidden = embed_tokens(parameters["embeddings"], config, tokens, positions, dropout).astype(dtype)
+    hidden = embed_tokens(parameters["embeddings"], config, tokens, positions, dropout, dtype).astype(dtype)
+    declared = one_layer(declare_layers(config))
 
     def layer(hidden, inputs):
-        index, weights = inputs
+        index, shares = inputs
+        weights = gather_weights(shares, declared, dtype)
         return transformer_layer(
             weights, config, hidden, segments, index, dropout, attention_implementation), None
 
@@ -59,11 +63,19 @@ def encode(
 
 
 def embed_tokens(
-    weights: Tree, config: EncoderConfig, tokens: jax.Array, positions: jax.Array, keys: DropoutKeys | None
+    shares: Tree,
+    config: EncoderConfig,
+    tokens: jax.Array,  # [r, L] int32
+    positions: jax.Array,  # [r, L] int32
+    keys: DropoutKeys | None,
+    dtype: jnp.dtype,
 ) -> jax.Array:
-    """LayerNorm(token + position + type 0) with dropout, [r, L, D] float32."""
+    """LayerNorm(token + position + type 0) with dropout, [r, L, D] float32. A split token table is sent in `dtype`."""
+    declared = declare_embeddings(config)
+    table = declared.pop("token")
     with jax.named_scope("embeddings"):
-        hidden = weights["token"][tokens]
+        hidden = look_up(shares["token"], tokens, table.shape, dtype)
+        weights = gather_weights({name: shares[name] for name in declared}, declared, dtype)
         # The padding token's row is never trained (torch.nn.Embedding's padding_idx).
         hidden = jnp.where((tokens == config.pad_token_id)[..., None], jax.lax.stop_gradient(hidden), hidden)
         hidden += weights["position"][positions + config.position_offset]

@@ -12,7 +12,7 @@ from kernels.attention.api import Implementation
 from model.config import ModelConfig
 from model.dropout import DropoutSeed, row_keys
 from model.encoder import dense, encode
-from model.parameters import Tree
+from model.parameters import Tree, declare, gather_weights
 
 
 def embed(
@@ -40,10 +40,11 @@ def embed(
     with jax.named_scope("pooling"):
         pooled = pool(hidden, config.pooling, segments, positions, text_rows, packed.text_segments)
         if config.pooling == "pooler":
-            head = parameters["pooler"]
+            head = gather_weights(parameters["pooler"], declare(config)["pooler"], dtype)
             pooled = jnp.tanh(dense(pooled, head["kernel"], head["bias"]))
         for index, head_config in enumerate(config.dense):
-            head = parameters[f"dense_{index}"]
+            name = f"dense_{index}"
+            head = gather_weights(parameters[name], declare(config)[name], dtype)
             bias = head["bias"] if head_config.bias else jnp.zeros(head_config.out_features)
             pooled = dense(pooled, head["kernel"], bias)
             if head_config.activation == "tanh":

@@ -10,7 +10,7 @@ import jax
 from data.mixture import read_data_config
 from data.shards import read_manifest
 from flags import Error, with_values
-from sharding.mesh import check_divides
+from sharding.layout import check_divides
 from training.settings import TAUGHT, TrainConfig
 
 

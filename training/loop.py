@@ -15,7 +15,8 @@ from flags import values_of
 from inference.encoder import Encoder
 from model.files.export import ModelCard, export_sentence_transformers
 from model.parameters import declare
-from sharding.mesh import any_process, host_copy, initialize_processes, keep_compiled_programs, make_mesh
+from sharding.layout import host_copy, make_layout
+from sharding.processes import any_process, initialize_processes, keep_compiled_programs
 from training.checkpoint import Progress
 from training.checks import check_devices, check_flags, read_training_data, with_run_lengths
 from training.evaluators import gains, save_details, scores_at
@@ -37,12 +38,12 @@ def train(config: TrainConfig) -> int:
     config = with_run_lengths(config, data.num_examples)
     sharding, workdir = config.sharding, pathlib.Path(config.run.workdir)
     initialize_processes(sharding.coordinator_address, sharding.num_processes, sharding.process_id)
-    mesh = make_mesh()
-    check_devices(config, mesh)
+    layout = make_layout(sharding.shard_state, sharding.shard_devices)
+    check_devices(config, layout.mesh)
     check_replaceable(workdir / "export")
     with only_run(workdir) if jax.process_index() == 0 else contextlib.nullcontext():
         keep_compiled_programs(workdir / "compiled")
-        run, state, progress = set_up(config, mesh, data)
+        run, state, progress = set_up(config, layout, data)
         try:
             with Preemption() as preemption:
                 finished, state, progress = run_steps(run, state, progress, preemption)
@@ -69,7 +70,7 @@ def run_steps(
             progress = evaluate(run, state, step, progress)
     is_last = is_last_step(run, step, progress)
     pending = None  # the step before, whose metrics are read once the next one is under way
-    for fed in () if is_last else Feed(run.loader, run.mesh):
+    for fed in () if is_last else Feed(run.loader, run.layout.mesh):
         profile(run, state, step + 1)
         with reporter.first_call(fed), jax.transfer_guard("disallow"):
             batch = fed.batch if run.teacher is None else fed.batch._replace(targets=run.teacher.of_batch(fed))
@@ -118,18 +119,16 @@ def profile(run: Run, state: TrainState, next_step: int) -> None:
 def evaluate(run: Run, state: TrainState, step: int, progress: Progress) -> Progress:
     """Scores the model; exports it if it is the best so far, or the last of a run that scores nothing.
 
-    Every process computes the same scores on its own devices, so that none has to be told; process 0 writes.
+    The processes encode together, each on its own devices, and compute the same scores from it; process 0 writes.
     """
     parameters = {name: state.parameters[name] for name in declare(run.model)}  # without those of the objective
-    encoder = Encoder(run.model, jax.tree.map(lambda x: x.addressable_data(0), parameters), run.tokenizer)
+    encoder = Encoder(run.model, parameters, run.tokenizer, layout=run.layout)
     evaluation = run.evaluator(encoder.encode, run.teacher_targets(state))
     score = evaluation.selected
     is_best = score is not None and (progress.best_score is None or score > progress.best_score)
     if is_best:
         progress = progress._replace(best_score=score, best_step=step)
-    if jax.process_index() > 0:
-        return progress
-    if evaluation.scores:
+    if evaluation.scores and jax.process_index() == 0:
         run.reporter.evaluated(step, evaluation.scores)
         save_details(run.workdir, step, evaluation)
     if is_best or (score is None and step == run.config.optimizer.num_steps):
@@ -138,10 +137,12 @@ def evaluate(run: Run, state: TrainState, step: int, progress: Progress) -> Prog
 
 
 def export(run: Run, state: TrainState, step: int, scores: dict[str, float]) -> None:
-    """Writes WORKDIR/export."""
-    parameters = {name: state.parameters[name] for name in declare(run.model)}
+    """Process 0 writes WORKDIR/export; all take part, as split parameters are gathered for it."""
+    parameters = host_copy({name: state.parameters[name] for name in declare(run.model)})
+    if jax.process_index() > 0:
+        return
     export_sentence_transformers(
-        run.workdir / "export", run.model, host_copy(parameters), run.tokenizer_folder, model_card(run, step, scores),
+        run.workdir / "export", run.model, parameters, run.tokenizer_folder, model_card(run, step, scores),
         replace=True,
     )
 
@@ -157,8 +158,7 @@ def export_if_missing(run: Run, state: TrainState, progress: Progress) -> None:
         else:
             print(f"the best model, of step {progress.best_step}, is gone with export/ and its checkpoint: exported is "
                   f"that of step {step}", file=sys.stderr)
-    if jax.process_index() == 0:
-        export(run, state, step, scores_at(run.workdir, step))
+    export(run, state, step, scores_at(run.workdir, step))
 
 
 def summarize(run: Run, progress: Progress) -> None:

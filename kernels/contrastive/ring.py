@@ -11,7 +11,7 @@ if it is longer: with F FLOP/s and W bytes/s to each neighbour, bfloat16 operand
 on in the forward pass (2 b n D FLOPs, 2 n D bytes) and from b = 3 F / (4 W) on in the backward pass (8 b n D FLOPs,
 6 n D bytes); half of that with both directions. By the data sheet of a TPU v5e F / W is about 4400. In programs that
 jax 0.10 compiles for v5e the hops are asynchronous on 8 to 256 chips, where the axis is a ring of neighbouring chips
-(sharding/mesh.py makes it one); from 32 chips on, a single hop that goes farther makes all of them blocking.
+(sharding/layout.py makes it one); from 32 chips on, a single hop that goes farther makes all of them blocking.
 
 Legend: W devices, b query rows and n keys per device, D embedding width, m keys of a travelling block.
 """

@@ -7,7 +7,7 @@ import jax
 import numpy as np
 import pytest
 
-from sharding.mesh import local_blocks, make_mesh, ring_of_neighbours
+from sharding.layout import local_blocks, make_mesh, ring_of_neighbours
 
 
 @pytest.mark.parametrize("columns, rows", [(2, 2), (2, 4), (3, 4), (4, 3), (16, 16)])

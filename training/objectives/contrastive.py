@@ -19,7 +19,7 @@ from kernels.products import UNIT_NORM_PRODUCT
 from model.config import ModelConfig
 from model.parameters import Parameter, Tree
 from sharding.collectives import psum_logsumexp
-from sharding.mesh import DATA_AXIS
+from sharding.layout import DEVICES
 from training.objectives.objective import Embedded, Objective, split_texts
 
 KeyExchange = Literal["all_gather", "ring", "bidirectional_ring"]
@@ -44,11 +44,11 @@ def contrastive_objective(
         with jax.named_scope("contrastive_loss"):
             share, sums = contrastive_loss(
                 embedded.embeddings, embedded.text_ids, texts_per_example=K, scale=learned,
-                symmetric={"auto": K == 2, "always": True, "never": False}[symmetric], axis_name=DATA_AXIS,
+                symmetric={"auto": K == 2, "always": True, "never": False}[symmetric], axis_name=DEVICES,
                 key_exchange=key_exchange, dtype=dtype, bound=bound, implementation=implementation,
             )
         if learn_scale:
-            sums["scale"] = lax.stop_gradient(learned) / lax.axis_size(DATA_AXIS)
+            sums["scale"] = lax.stop_gradient(learned) / lax.axis_size(DEVICES)
         return share, (sums, memory)
 
     return Objective(loss=loss, metrics=batch_metrics, parameters=declare_scale(scale) if learn_scale else {})
