@@ -45,6 +45,11 @@ class RawExample(NamedTuple):
         return [prompts.query + query, *(prompts.document + text for text in documents)]
 
 
+def printable(name: str, most: int = 40) -> str:
+    """The first characters of a name from a file, with ? for those that cannot be printed on one line."""
+    return "".join(character if character.isprintable() else "?" for character in name[:most])
+
+
 def clean_text(text: Any) -> str:
     """A text without white space at its ends. Raises BadLine if it is none, empty, too long or not Unicode."""
     if not isinstance(text, str):

@@ -34,7 +34,7 @@ from typing import Any, NamedTuple
 
 from data.columns import Columns, example_by_columns, has_columns, score_of
 from data.compression import NAMES, compression_of
-from data.examples import LONGEST_LINE, TOO_LONG, BadLine, BlankLine, RawExample, clean_text
+from data.examples import LONGEST_LINE, TOO_LONG, BadLine, BlankLine, RawExample, clean_text, printable
 
 SUFFIXES = {".jsonl": "json", ".tsv": "tsv", ".csv": "csv", ".txt": "text"}  # each may be compressed
 OVERLONG = b"\xff too long"  # stands for a line that was not kept; it is no UTF-8
@@ -207,16 +207,11 @@ def example_of(value: Any, columns: Columns | None = None) -> RawExample:
 
 
 def _ignored(keys: Iterable[str]) -> tuple[str, ...]:
-    return tuple(sorted(map(_shown, keys)))
-
-
-def _shown(key: str) -> str:
-    """A key that can be printed: short, and without halves of surrogate pairs."""
-    return key[:40].encode(errors="replace").decode()
+    return tuple(sorted(map(printable, keys)))
 
 
 def _quoted(keys: Iterable[str]) -> str:
-    first = [f'"{_shown(key)}"' for key in itertools.islice(keys, 10)]
+    first = [f'"{printable(key)}"' for key in itertools.islice(keys, 10)]
     return ", ".join(first) or "no keys"
 
 

@@ -50,7 +50,7 @@ def _header(readme: Path) -> dict | None:
 
     try:
         header = yaml.safe_load(found[1])
-    except yaml.YAMLError as error:
+    except (yaml.YAMLError, ValueError, RecursionError) as error:  # ValueError: a date of month 13
         where = str(error).replace("\n", " ")
         raise ValueError(f"{readme}: its header is not YAML ({where}): mend it, or name the files in --data_config"
                          ) from None

@@ -9,7 +9,7 @@ from typing import BinaryIO, Literal
 
 from data.columns import Columns
 from data.compression import decompressed, named_damage
-from data.examples import LONGEST_LINE
+from data.examples import LONGEST_LINE, printable
 from data.formats import OVERLONG, Layout, csv_records, known_suffixes, syntax_of
 from data.shards import checksum
 
@@ -99,7 +99,8 @@ class SourceFile:
         for name in self._named.names:
             if (count := self.columns.count(name)) != 1:
                 found = "has no column" if not count else f"has {count} columns"
-                raise ValueError(f'{self.path}: its first line {found} "{name}": {", ".join(self.columns)[:500]}')
+                columns = ", ".join(map(printable, self.columns[:50]))
+                raise ValueError(f'{self.path}: its first line {found} "{name}": {columns}')
 
     def _table_blocks(self, block_bytes: int) -> Iterator[tuple[int, bytes]]:
         from data.tables import open_table, table_blocks  # pyarrow is an extra

@@ -13,6 +13,7 @@ from data.examples import BadLine
 from data.formats import FORMS, QUERY_KEYS
 
 MOST_ROWS = 8192  # of a block
+ROWS_AT_ONCE = 64  # read by pyarrow: a text that Parquet stores once may come in every row
 SCORE_KEYS = ("pos_scores", "neg_scores")
 
 
@@ -126,23 +127,32 @@ def table_blocks(path: Path, table: Table, block_bytes: int) -> Iterator[tuple[i
 
     A block has about block_bytes bytes, and at least one row.
     """
-    import pyarrow
 
     metadata = table.file.metadata
     largest = max(metadata.row_group(i).total_byte_size / max(1, metadata.row_group(i).num_rows)
                   for i in range(metadata.num_row_groups))
-    rows = max(1, min(MOST_ROWS, int(block_bytes / max(1.0, largest))))
-    number = 1
+    rows = max(1, min(ROWS_AT_ONCE, int(block_bytes / max(1.0, largest))))
+    number, block, size = 1, [], 0  # the batches of a block, and their bytes
     with named_damage(path):
         for batch in table.file.iter_batches(rows, columns=list(table.wanted), use_threads=False):
-            parts = max(1, round(batch.nbytes / block_bytes))  # texts that Parquet stores once may come often
-            size = max(1, -(-batch.num_rows // parts))
-            for start in range(0, batch.num_rows, size):
-                sink = pyarrow.BufferOutputStream()
-                with pyarrow.ipc.new_stream(sink, batch.schema) as writer:
-                    writer.write_batch(batch.slice(start, size))
-                yield number, sink.getvalue().to_pybytes(), (number - 1) / metadata.num_rows
-                number += min(size, batch.num_rows - start)
+            block.append(batch)
+            size += batch.nbytes
+            if size >= block_bytes or len(block) * rows >= MOST_ROWS:
+                yield number, _as_stream(block), number / metadata.num_rows
+                number, block, size = number + sum(each.num_rows for each in block), [], 0
+        if block:
+            yield number, _as_stream(block), 1.0
+
+
+def _as_stream(batches: list) -> bytes:
+    """Arrow's stream format, which rows_of_block reads."""
+    import pyarrow
+
+    sink = pyarrow.BufferOutputStream()
+    with pyarrow.ipc.new_stream(sink, batches[0].schema) as writer:
+        for batch in batches:
+            writer.write_batch(batch)
+    return sink.getvalue().to_pybytes()
 
 
 def rows_of_block(content: bytes) -> Iterator[dict | BadLine]:

@@ -141,7 +141,8 @@ def test_hub_folders_without_data_files_go_by_names(tmp_path, header):
 
 
 @pytest.mark.parametrize("header, reason", [
-    ("configs: [", "header is not YAML"), ("configs: 3", "configs"), ("configs: [3]", "configs"),
+    ("configs: [", "header is not YAML"), ("[" * 2000, "header is not YAML"), ("a: 2026-13-45", "header is not YAML"),
+    ("configs: 3", "configs"), ("configs: [3]", "configs"),
     ("configs:\n- data_files:\n  - split: train\n", "configs"), ("configs:\n- data_files: 3", "configs"),
     ("configs:\n- data_files:\n  - path: 3", "configs"), ("configs:\n- data_dir: [a]", "configs"),
 ])

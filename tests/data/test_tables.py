@@ -17,8 +17,10 @@ from data.columns import Columns, as_json, parse_columns
 from data.examples import BadLine, RawExample
 from data.formats import csv_records
 from data.prepare import PrepareConfig, prepare
-from data.shards import open_dataset, read_dataset_manifest, text_id
+from data.shards import open_dataset, read_dataset_manifest, read_manifest, text_id
 from data.source_file import SourceFile
+from data.teacher_store import read_texts
+from data.tokenizer import load_tokenizer
 from tests.data.test_prepare import run_prepare, write_lines, write_tokenizer
 from tests.texts import read_examples
 
@@ -253,7 +255,15 @@ def test_parquet_in_blocks_of_any_size(tmp_path):
 def test_parquet_that_stores_a_long_text_once_is_cut_into_blocks(tmp_path):
     path = parquet(tmp_path / "a.parquet", {"q": ["x" * 100_000] * 200, "p": ["y"] * 200})
     blocks = list(SourceFile(path, columns=columns("query=q,positive=p")).blocks(1 << 20))
-    assert len(blocks) > 10 and sum(len(list(data.tables.rows_of_block(block))) for _, block in blocks) == 200
+    assert max(len(block) for _, block in blocks) < 65 * 100_000
+    assert [len(list(data.tables.rows_of_block(block))) for _, block in blocks] == [64, 64, 64, 8]
+
+
+def test_parquet_with_other_dictionaries_in_each_row_group(tmp_path):
+    texts = [f"text {number // 7}" for number in range(1000)]
+    table = pa.table({"q": pa.array(texts).dictionary_encode(), "p": texts})
+    path = parquet(tmp_path / "a.parquet", table, row_group_size=90)
+    assert list(found(path, "query=q,positive=p").values()) == [(each, each) for each in texts]
 
 
 def test_damaged_and_empty_parquet_is_named(tmp_path):
@@ -367,3 +377,31 @@ def test_real_tables(shared_data):
     with open(answers, newline="", encoding="utf-8") as file:
         bodies = [row["Body"].strip() for row in csv.DictReader(file)]
     assert [texts[1] for texts in found(answers, "query=Id,positive=Body").values()] == bodies
+
+
+def test_a_teacher_reads_the_same_texts(tmp_path, model):
+    """teach reads the sources again, by the columns that the manifest keeps."""
+    source, out = tmp_path / "source", tmp_path / "out"
+    source.mkdir()
+    parquet(source / "a.parquet", {"q": ["one", "two"], "p": [["red", "cat"], ["cat"]]})
+    write(source / "b.csv", 'id,p,q\n1,"red\ncat",one\n2,two,cat\n')
+    run_prepare((source, out), model, columns=("query=q", "positive=p"))
+    tokenizer = load_tokenizer(model)
+    texts = {name: [each.texts for each in read_texts(source, open_dataset(out, name), tokenizer)]
+             for name in ("a.parquet", "b.csv")}
+    assert texts == {"a.parquet": [("one", "red", "cat"), ("two", "cat")],
+                     "b.csv": [("one", "red\ncat"), ("cat", "two")]}
+
+
+def test_a_hub_folder_is_prepared(tmp_path, model):
+    """The training split of every configuration, whatever its format; each file is a dataset."""
+    source, out = tmp_path / "source", tmp_path / "out"
+    (source / "data").mkdir(parents=True)
+    (source / "README.md").write_text("---\nconfigs:\n- config_name: default\n  data_files:\n  - split: train\n"
+                                      "    path: data/train-*\n  - split: test\n    path: data/test-*\n---\n")
+    for name, query in (("train-0-of-2", "one"), ("train-1-of-2", "two"), ("test-0-of-1", "cat")):
+        parquet(source / "data" / f"{name}.parquet", {"anchor": [query], "positive": ["red"]})
+    run_prepare((source, out), model, columns=("query=anchor", "positive=positive"))
+    names = [dataset["name"] for dataset in read_manifest(out)["datasets"]]
+    assert names == ["data/train-0-of-2.parquet", "data/train-1-of-2.parquet"]
+    assert [open_dataset(out, name).read([0])[0].query.text_id for name in names] == [text_id("one"), text_id("two")]
