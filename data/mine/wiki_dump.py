@@ -39,13 +39,14 @@ DISAMBIGUATION = re.compile(
     r"flertydig|flertydig side|täsmennyssivu|rozcestník|egyért|anlam ayrımı|"
     r"曖昧さ回避|aimai|消歧义|消歧義|동음이의|توضيح|ابهام‌زدایی|פירושונים", re.IGNORECASE)
 HIDDEN = re.compile(r"(hidden|tracking|maintenance|wikipedia) category", re.IGNORECASE)
-_USE = re.compile(r"\{\{\s*([^{}|<>\[\]\n#:]+?)\s*(?=[|}\n])")
+# Bounds on repeats, as no title is longer: a page of spaces would take for ever without them.
+_USE = re.compile(r"\{\{\s{0,9}([^{}|<>\[\]\n#:]{1,255}?)\s{0,9}(?=[|}\n])")
 _NOT_INCLUDED = re.compile(r"<noinclude>.*?(?:</noinclude>|\Z)|<!--.*?(?:-->|\Z)", re.DOTALL | re.IGNORECASE)
 _NOT_SHOWN = re.compile(r"<!--.*?(?:-->|\Z)|<nowiki>.*?(?:</nowiki>|\Z)", re.DOTALL | re.IGNORECASE)
 _SOFT_REDIRECT = re.compile(
     r"\{\{\s*(?:category ?redirect|catr|seecat|cat-?redirect)\s*\|\s*(?:1\s*=)?\s*:?([^|}\n]+)", re.IGNORECASE)
 _LINK = re.compile(r"\[\[\s*:?([^\[\]|#\n]+)")
-_OLD_REDIRECT = re.compile(r"\s*#[^\s\[]+\s*:?\s*\[\[([^\[\]|\n]+)")
+_OLD_REDIRECT = re.compile(r"\s*#[^\s\[]{1,99}\s{0,9}:?\s{0,9}\[\[([^\[\]|\n]+)")
 
 
 class Page(NamedTuple):
@@ -204,14 +205,14 @@ def _without_prefix(title: str, site: Site, namespace: str) -> str:
 
 @functools.cache
 def _category_link(names: frozenset[str]) -> re.Pattern:
-    alternatives = "|".join(re.escape(name).replace(r"\ ", "[ _]+") for name in sorted(names))
-    return re.compile(rf"\[\[[ _]*(?:{alternatives})[ _]*:[ _]*([^\[\]|\n]+?)(?:\||\]\])", re.IGNORECASE)
+    alternatives = "|".join(re.escape(name).replace(r"\ ", "[ _]") for name in sorted(names))
+    return re.compile(rf"\[\[[ _]{{0,9}}(?:{alternatives})[ _]{{0,9}}:([^\[\]|\n]{{1,255}}?)(?:\||\]\])", re.IGNORECASE)
 
 
 def categories_of(text: str, site: Site) -> list[str]:
     """The names of the categories that a page puts itself into."""
     found = _category_link(site.names(CATEGORY)).findall(_NOT_SHOWN.sub("", text))
-    return list(dict.fromkeys(normal_title(name) for name in found))
+    return list(dict.fromkeys(normal_title(name) for name in found if name.strip(" _")))
 
 
 def _cells(category: str) -> tuple[int, int]:

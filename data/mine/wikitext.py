@@ -12,6 +12,7 @@ from typing import Any
 try:
     import mwparserfromhell
     from mwparserfromhell import nodes
+    from mwparserfromhell.parser import ParserError
 except ImportError as error:
     raise ValueError('wikitext is read with mwparserfromhell: pip install -e ".[mine]"') from error
 
@@ -33,7 +34,7 @@ _OTHER_WIKI = re.compile(r"[a-z]{2,3}(-[a-z]{2,}){0,2}", re.ASCII)
 _MEDIA = re.compile(r"\.(jpe?g|png|svg|gif|tiff?|webp|og[gv]|web[mp]|pdf|djvu|mp[34]|wav|midi?)$", re.IGNORECASE)
 _LEFT_OVER = re.compile(r"\{\{|\}\}|\[\[|\]\]|\{\||\|\}|__[A-Z]+__")
 _TIDY = tuple((re.compile(pattern), by) for pattern, by in (
-    (r"[ \t\xa0\u200b]+", " "), (r"([(（])[ ,;:]+", r"\1"), (r"[ ,;:]+([)）])", r"\1"), (r" ?[(（][)）]", ""),
+    (r"[ \t\xa0\u200b]+", " "), (r"([(（])[ ,;:]+", r"\1"), (r"[ ,;:]{1,9}([)）])", r"\1"), (r" ?[(（][)）]", ""),
     (r"([,;])( ?[,;])+", r"\1"), (r" +([,.)])", r"\1"), (r"  +", " ")))
 _SENTENCE_END = re.compile(r"[.!?。！？](?=\s|$)|[。！？]")
 
@@ -46,11 +47,14 @@ def lead_of(text: str) -> str:
 
 
 def plain_text(wikitext: str, dropped_prefixes: Collection[str]) -> str:
-    """The paragraphs of a piece of wikitext, one per line.
+    """The paragraphs of a piece of wikitext, one per line; "" if it cannot be read.
 
     dropped_prefixes: names in lower case of the namespaces of files and categories, whose links are left out.
     """
-    text = _render(mwparserfromhell.parse(wikitext, skip_style_tags=False), dropped_prefixes)
+    try:
+        text = _render(mwparserfromhell.parse(wikitext), dropped_prefixes)
+    except ParserError:  # of wikitext that the library cannot read
+        return ""
     paragraphs = []
     for paragraph in re.split(r"\n[ \t]*\n", text):
         lines = [line.strip() for line in paragraph.split("\n")]

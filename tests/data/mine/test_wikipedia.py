@@ -1,11 +1,13 @@
 """Wikipedia: a hand-written wiki with known pairs in every packing, wikitext, damaged dumps, and real ones."""
 
 import bz2
+import collections
 import gzip
 import html
 import io
 import itertools
 import json
+import random
 
 import py7zr
 import pytest
@@ -18,6 +20,7 @@ from data.mine.wiki_dump import categories_of
 from data.mine.wikipedia import WIKIPEDIA, WikipediaSettings
 from data.mine.wikitext import cut_at_sentence, lead_of, plain_text
 from tests.data.mine.test_mine import files_of, read_output
+from tests.data.test_fuzz import SEED, mutated
 
 SITEINFO = """<siteinfo><sitename>Vikija</sitename><dbname>abwiki</dbname><namespaces>
 <namespace key="0" case="first-letter" /><namespace key="4">Vikija</namespace><namespace key="6">Fails</namespace>
@@ -217,7 +220,7 @@ def test_names_of_categories(name, reason):
 def test_links_to_categories():
     site = wiki_dump.Site("x", {"14": frozenset(("category", "image of"))}, True)
     text = ("[[Category:a_b  c|sort]] [[ category : D]] [[:Category:no]] <!-- [[Category:no]] --> [[Category:D]]"
-            "<nowiki>[[Category:no]]</nowiki> [[Image of:É]] [[Categoryx:no]] [[Category:no\n]]")
+            "<nowiki>[[Category:no]]</nowiki> [[Image of:É]] [[Categoryx:no]] [[Category:no\n]] [[Category: ]]")
     assert categories_of(text, site) == ["A b c", "D", "É"]
 
 
@@ -248,8 +251,32 @@ def test_leads_and_cuts():
 
 
 def test_wikitext_that_nests_deep_or_never_ends():
-    for text in ("{{" * 5000, "[[" * 5000, "{{a|" * 300 + "b" + "}}" * 300, "<ref>" * 2000, "''" * 5001, "{|\n" * 3000):
+    for text in ("{{" * 5000, "[[" * 5000, "{{a|" * 300 + "b" + "}}" * 300, "<ref>" * 2000, "''" * 5001, "{|\n" * 3000,
+                 "," * 100_000, "( " * 50_000):
         plain_text(f"Good text.\n\n{text}", frozenset())
+
+
+def test_pages_of_spaces_take_no_longer_than_others():
+    site = wiki_dump.site_without_info("x")
+    spaces = " " * 200_000
+    for text in ("{{" + spaces, "[[category:" + spaces, "[[ " + spaces, "#a" + spaces + ":" + spaces, "=" * 200_000):
+        lead_of(text)
+        assert categories_of(text, site) == [] and len(wiki_dump.templates_of(text)) == 0
+        assert wiki_dump._OLD_REDIRECT.match(text) is None
+
+
+def test_damaged_dumps_give_pairs_or_an_error_that_names_them(tmp_path):
+    for case in range(60):
+        path = write(tmp_path / f"abwiki-{case}.xml", mutated(WIKI, random.Random(f"{SEED} wiki {case}")))
+        records, counts, settings = collections.defaultdict(list), Counts(), WikipediaSettings()
+        try:
+            for key, record in wikipedia.scatter((path,), settings, counts):
+                records[key].append(json.loads(json.dumps(record)))
+            for of_key in records.values():
+                for _, pair, by in wikipedia.join(of_key, settings, counts):
+                    assert len(pair) == 2 and all(map(str.strip, pair)) and len(by) in (1, 2)
+        except ValueError as error:
+            assert str(path) in str(error)
 
 
 def test_wikiextractor(tmp_path):
