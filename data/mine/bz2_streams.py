@@ -1,6 +1,6 @@
 """bzip2 files of many streams, such as Wikipedia's multistream dumps: streams are decompressed by several threads.
 
-A stream begins with ten known bytes. Their chance to stand anywhere else is 2^-80 per place. bz2 lets other threads run
+A stream that is not empty begins with ten known bytes. Their chance to stand anywhere else is 2^-80 per place. bz2 lets other threads run
 while it works. Memory is bounded: a piece of more than LONGEST_PIECE bytes without the begin of a stream is read by one
 thread from there on, and what a stream expands to is taken in chunks.
 """
@@ -58,19 +58,12 @@ def _decompress(piece: bytes) -> tuple[bytes, Any]:
 
 
 def _rest(chunk: bytes, decompressor: Any) -> Iterator[bytes]:
-    """The chunk, what is left of its stream, and the streams behind it."""
-    while True:
-        if chunk:
-            yield chunk
-        if not decompressor.eof:
-            if decompressor.needs_input:
-                raise EOFError("Compressed file ended before the end-of-stream marker was reached")
-            chunk = decompressor.decompress(b"", CHUNK_BYTES)
-        elif decompressor.unused_data.startswith(b"BZh"):
-            rest, decompressor = decompressor.unused_data, bz2.BZ2Decompressor()
-            chunk = decompressor.decompress(rest, CHUNK_BYTES)
-        else:
-            return
+    """The chunk and what is left of its stream. Behind it in a piece are empty streams at most."""
+    yield chunk
+    while not decompressor.eof:
+        if decompressor.needs_input:
+            raise EOFError("Compressed file ended before the end-of-stream marker was reached")
+        yield decompressor.decompress(b"", CHUNK_BYTES)
 
 
 def _sequential(piece: bytes, raw: IO[bytes]) -> Iterator[bytes]:

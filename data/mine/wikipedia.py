@@ -17,10 +17,10 @@ A category means nothing for its articles, and is left out, if
     named         its whole name matches --skip_categories: what the wiki's language calls lists, stubs and the like
 
 A redirect to a redirect leads nowhere, as on the wiki itself. Articles of a category that redirects to another one
-belong to that one. A category gives each pair of its articles, but
-no more than --pairs_per_category. They are drawn by hashes of the titles: the same dump gives the same pairs, and every
-article comes about equally often. Two articles that share several categories are a pair in the smallest of them
-only (of those that are neither hidden nor left out by their names), so that no pair is mined twice.
+belong to that one. A category gives each pair of its articles, but no more than --pairs_per_category. They are drawn by
+hashes of the titles: the same dump gives the same pairs, and every article comes about equally often. Two articles that
+share several categories are a pair in the smallest of them only (of those that are neither hidden nor left out by their
+names), so that no pair is mined twice.
 
 wikiextractor's JSON has no categories: it gives titles and introductions only. There the introduction is the first
 paragraph after the title.

@@ -114,7 +114,7 @@ configs:
 """
 HUB_FILES = {  # name -> whether it is of the training split
     "pair/train-00000-of-00002.parquet": True, "pair/train-00001-of-00002.parquet": True,
-    "pair/test-00000-of-00001.parquet": False, "pair/deep/train-1.parquet": False,
+    "pair/test-00000-of-00001.parquet": False, "pair/train-1/a.parquet": False,
     "deep/a.jsonl": True, "deep/b/c/a.jsonl": True, "deep/x.jsonl": False, "one.jsonl.gz": True,
     "all/a.csv": True, "all/bc.csv": False, "unnamed/x.jsonl": True, "unnamed/validation.jsonl": False,
     "elsewhere.jsonl": False,

@@ -300,6 +300,7 @@ def test_bzip2_streams_in_threads(size, monkeypatch):
     streams = b"".join(bz2.compress(content[start:start + max(size, 500)]) for start in range(0, len(content), 500))
     packed = streams if size < 500 else b"".join(
         bz2.compress(content[start:start + size]) for start in range(0, len(content), size))
+    packed += bz2.compress(b"") + bz2.compress(b"behind an empty stream")
     expected = bz2.decompress(packed)
     for longest in (1 << 23, 100):
         monkeypatch.setattr("data.mine.bz2_streams.LONGEST_PIECE", longest)
