@@ -1,8 +1,8 @@
 """bzip2 files of many streams, such as Wikipedia's multistream dumps: streams are decompressed by several threads.
 
-A stream that is not empty begins with ten known bytes. Their chance to stand anywhere else is 2^-80 per place. bz2 lets other threads run
-while it works. Memory is bounded: a piece of more than LONGEST_PIECE bytes without the begin of a stream is read by one
-thread from there on, and what a stream expands to is taken in chunks.
+A stream that is not empty begins with ten known bytes. Their chance to stand anywhere else is 2^-80 per place. bz2 lets
+other threads run while it works. Memory is bounded: a piece of more than LONGEST_PIECE bytes without the begin of a
+stream is read by one thread from there on, and what a stream expands to is taken in chunks.
 """
 
 import bz2
