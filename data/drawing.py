@@ -1,7 +1,6 @@
-"""Drawing: from the records of a batch's examples to the texts that the batch shows of them.
+"""Draws the texts of a batch from the records of its examples.
 
-Legend (this module): b examples (records), K texts per example (2: query, positive; 3: and a hard negative), M texts,
-N tokens.
+Legend: b examples (records) of this process, K texts per example (2: query, positive; 3: a hard negative too), M texts.
 """
 
 from typing import NamedTuple
@@ -17,7 +16,7 @@ _SET = KINDS.index("set")
 class RaggedTexts(NamedTuple):
     """M texts, special tokens included, one after the other."""
 
-    tokens: np.ndarray  # [N] int32
+    tokens: np.ndarray  # [tokens] int32
     lengths: np.ndarray  # [M] int64, 0 = no text
     text_ids: np.ndarray  # [M] uint64, 0 = no text
     truncated: np.ndarray  # [M] bool

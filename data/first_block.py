@@ -1,4 +1,4 @@
-"""What is wrong with a whole training file, found in its first block: before any of its lines is tokenised.
+"""Finds what is wrong with a whole training file in its first block, before any of its lines is tokenised.
 
     a .tsv or list whose column holds numbers or labels     a score would be trained as a text
     a first line of column names                            they would be trained as an example
@@ -29,7 +29,7 @@ _NUMBER = re.compile(r"[-+]?(\d+([.,]\d*)?|[.,]\d+)([eE][-+]?\d+)?")
 
 
 def check_first_block(source: SourceFile, max_bad_share: float) -> None:
-    """Raises ValueError if the first block of a file shows that it is not what prepare would take it for."""
+    """Raises ValueError if the first block of a file shows that prepare would misread it."""
     path = source.path
     with contextlib.closing(source.blocks()) as blocks:
         first_line, block = next(blocks)

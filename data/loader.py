@@ -1,18 +1,18 @@
 """The loader: prepared shards -> a Grain iterator of packed batches, the share of one host.
 
-Legend (this module): B examples a global batch (global_batch_size), P packing blocks a global batch, H hosts,
-p = P / H blocks of this host, m = B / P examples a block, K texts an example, T = m * K texts a block, R rows a block,
-L tokens a row.
+Legend: B examples in the global batch (global_batch_size), P packing blocks in the global batch, H hosts, p = P / H
+blocks of this host, m = B / P examples per block, K texts per example, T = K m texts per block, R rows per block,
+L tokens per row, D_t width of a teacher's embeddings, n texts per example that the teacher has embedded.
 
 Batch k is a pure function of (seed, k): the mixture says which example stands in which slot (data/mixture.py), and what
-is drawn inside an example depends on its slot alone. So the state of the iterator is the number k, and any host can
+is drawn inside an example depends only on its slot. So the state of the iterator is the number k, and any host can
 read its own blocks of any batch without looking at another's.
 
-The same text can come twice in a global batch. It is not removed here, where a host sees its own share only: every text
-carries a 64-bit id, and the loss takes equal texts, over all hosts, out of each other's negatives.
+A text can occur twice in a global batch. It is not removed here, because a host sees only its own share. Every text
+carries a 64-bit id, and the loss leaves equal texts, over all hosts, out of each other's negatives.
 
-All blocks of a batch have the rows of the fullest one, and how full a block is is known only when it is read. Blocks of
-64 examples or more keep packing efficiency above 0.90; of 8 examples it is about 0.75. On the bundled sample, with
+All blocks of a batch have as many rows as the fullest one needs, which is known only when the texts are read. Blocks of
+64 examples or more keep packing efficiency above 0.90; with 8 examples it is about 0.75. On the bundled sample, with
 max_length=128: 0.98 in one block, 0.94 in 8 blocks of 128, 0.92 in 8 of 64, 0.88 in 8 of 32.
 """
 
@@ -34,8 +34,8 @@ from data.tokenizer import load_tokenizer
 from data.views import TEXTS_PER_EXAMPLE, check_view_rate, make_views
 
 ENDLESS = 1 << 40  # steps: Grain wants a length
-SAMPLED_EXAMPLES = 1 << 15  # from whose lengths the row counts are chosen: a third of a second
-STEPS_PER_PROGRAM = 10  # at least, in a short run
+SAMPLED_EXAMPLES = 1 << 15  # row counts are chosen from their lengths, in a third of a second
+STEPS_PER_PROGRAM = 10  # a short run compiles at most one program per so many steps
 
 
 @dataclasses.dataclass(frozen=True)
@@ -43,7 +43,7 @@ class LoaderConfig:
     data: DataSettings
     batch: BatchSettings = BatchSettings()
     seed: int = 0
-    num_steps: int = 0  # of the run, for which row counts are chosen; 0: they are those of packing.row_count's ladder
+    num_steps: int = 0  # of the run, for which row counts are chosen; 0: packing.row_count's ladder is used
     teacher: str = ""  # fingerprint of the teacher whose embeddings are the targets (main.py teach); "": none
 
 
@@ -66,15 +66,15 @@ class Batch(NamedTuple):
     texts_per_example: int  # K
     pad_id: int
     row_counts: tuple[int, ...]  # ascending; see packing.row_count
-    # [p, n * m, d_t] float32, with --teacher: its embeddings of a block's texts in their order, zeros for empty slots;
-    # n = K, or n = 1 (the queries) where only the first texts were embedded.
+    # [p, n * m, D_t] float32, with --teacher: its embeddings of a block's texts in their order, zeros for empty slots;
+    # n = K, or n = 1 (the queries) if only the first texts were embedded.
     targets: np.ndarray | None = None
 
 
 def make_loader(
     config: LoaderConfig, blocks: Sequence[int] | None = None, tokenizer_fingerprint: str | None = None
 ) -> grain.IterDataset:
-    """Endless iterable whose element k is the Batch of step k: its packing blocks that `blocks` numbers; None: all.
+    """Endless iterable whose element k is the Batch of step k, with the packing blocks listed in `blocks` (None: all).
 
     Its iterators have get_state() -> {"next_index": k} and set_state; Grain's checkpoint handler works with them.
 
@@ -150,7 +150,7 @@ class BatchSource:
             table, self._by_block(examples), self._by_block(places),
             self._config.batch.max_length, tokenizer.prefix_id, tokenizer.suffix_id,
         )
-        if data.views != "given":  # a word of each slot, of which nothing is drawn then, starts a view's own stream
+        if data.views != "given":  # views have no other use of the slots' random words: they start the streams
             texts = make_views(texts, data.views, data.view_rate, self._by_block(plan.choices.T[:len(places)]))
         block_shape = (len(self._blocks), -1)
         packed, rows_needed = pack_blocks(
@@ -168,7 +168,7 @@ class BatchSource:
         return Batch(packed, rows_needed, statistics, texts_per_example, tokenizer.pad_id, self._row_counts, targets)
 
     def _targets(self, plan: Plan, places: np.ndarray, text_ids: np.ndarray) -> np.ndarray:
-        """The teacher's embeddings [p, n * m, d_t] of the texts drawn: places [K, p * m], their ids [p * K * m]."""
+        """The teacher's embeddings [p, n * m, D_t] of the texts drawn: places [K, p * m], their ids [p * K * m]."""
         n = 1 if self._teacher.texts == "first" else len(places)
         examples = self._by_block(np.broadcast_to(np.arange(places.shape[1]), (n, places.shape[1])))
         records = self._read(self._embeddings, plan)
@@ -189,7 +189,7 @@ class BatchSource:
         return values.reshape(len(values), len(self._blocks), -1).swapaxes(0, 1).reshape(-1)
 
     def _texts_per_example(self, plan: Plan) -> int:
-        """K: the same for every host and, where the unit is an example, for every batch."""
+        """K: the same for every host and, if the unit is an example, for every batch."""
         if self._config.data.views != "given":
             return TEXTS_PER_EXAMPLE[self._config.data.views]
         readers = self._readers if self._mixture.unit == "example" else [self._readers[plan.datasets[0]]]
@@ -248,12 +248,12 @@ def _open_readers(config: LoaderConfig, weights: dict[str, int], tokenizer_finge
 
 
 def _require_no_sets(config: LoaderConfig, readers: list[DatasetReader]) -> None:
-    """The query of a set is any of its texts, and only the first of them may have been embedded."""
+    """Raises ValueError for a set: any of its texts may be drawn as the query, and only the first was embedded."""
     for reader in readers:
         if reader.kind == "set":
             raise ValueError(
-                f"{config.data.data_dir}/{reader.name} holds sets, whose two texts are drawn from all, and teacher "
-                f"{config.teacher} has embedded the first of each alone: run `main.py teach --texts=all`"
+                f"{config.data.data_dir}/{reader.name} holds sets, of which any two texts are drawn, but teacher "
+                f"{config.teacher} has embedded only the first text of each: run `main.py teach --texts=all`"
             )
 
 

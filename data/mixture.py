@@ -1,12 +1,12 @@
 """The mixture: which example stands in which slot of which global batch, a pure function of (seed, step).
 
-Legend (this module): B examples per global batch, P packing blocks per global batch, m = B / P examples per block,
-W sum of the weights, S = min(W, 65,536) slots per cycle, C cycles, D datasets, n examples of a dataset.
+Legend: B examples in the global batch, b planned here, P packing blocks in the global batch, p of this process,
+m = B / P examples per block, n examples of a dataset.
 
-Slots are numbered from 0 without end and come in *cycles* of S slots. If W is small, S = W and each cycle holds each
-dataset exactly `weight` times. If W is larger, the slots before each cycle hold each dataset its share of times, to
-within one draw or two (see `draws_before`). In both cases the order of a cycle's slots is shuffled anew for each cycle,
-and time and memory do not depend on W.
+Slots are numbered from 0 without end and come in *cycles*. If the weights add up to at most 65,536, a cycle has that
+many slots and holds each dataset exactly `weight` times. If they add up to more, a cycle has 65,536 slots, and the
+slots before it hold each dataset in proportion to its weight, to within one or two draws (see `draws_before`). In both
+cases the slots are shuffled anew for each cycle, and time and memory do not depend on the sum of the weights.
 
 The k-th draw of a dataset (from 0) belongs to its epoch k // n. An epoch visits every example once, in its own order.
 Only one cycle is ever shuffled in memory, so a billion pairs need no start-up time.
@@ -40,7 +40,7 @@ GOLDEN = np.uint64(0x9E3779B97F4A7C15)  # 2^64 over the golden ratio
 class Mixture(NamedTuple):
     """Weighted datasets and how batches are made of them."""
 
-    names: tuple[str, ...]  # in the order in which they are dealt: neighbours best have texts of like length
+    names: tuple[str, ...]  # in the order in which they are dealt; neighbours should have texts of similar length
     weights: tuple[int, ...]  # positive
     sizes: tuple[int, ...]  # examples, positive
     unit: Literal["example", "dataset"]
@@ -113,30 +113,30 @@ def draw_slots(seed: int, weights: tuple[int, ...], first: int, count: int) -> t
 
 
 def cycle_length(weights: tuple[int, ...]) -> int:
-    """S, the slots per cycle."""
+    """The slots per cycle."""
     return min(sum(weights), LONGEST_CYCLE)
 
 
-@functools.lru_cache(maxsize=4)  # neighbouring steps share a cycle if S > B
+@functools.lru_cache(maxsize=4)  # neighbouring steps share a cycle if it is longer than a batch
 def shuffle_cycles(
     seed: int, weights: tuple[int, ...], first_cycle: int, num_cycles: int
 ) -> tuple[np.ndarray, np.ndarray]:
-    """The slots of C whole cycles: (dataset [C * S] uint16 or uint32, draw [C * S] int64)."""
+    """The slots of whole cycles: (dataset [slots] uint16 or uint32, draw [slots] int64)."""
     cycle = cycle_length(weights)
     # A cycle is put in the order of random keys, whose low bits carry the number of the item and so make them unique.
     item_bits = np.uint64((1 << (cycle - 1).bit_length()) - 1)
     slots = np.arange(first_cycle * cycle, (first_cycle + num_cycles) * cycle).reshape(num_cycles, cycle)
     keys = random_words(stream(seed, "cycles"), slots)
     keys = np.sort((keys & ~item_bits) | np.arange(cycle, dtype=np.uint64), axis=1)
-    before = draws_before(weights, first_cycle, num_cycles + 1)  # [C + 1, D]
-    counts = np.diff(before, axis=0)  # [C, D], each row sums to S
+    before = draws_before(weights, first_cycle, num_cycles + 1)  # [cycles + 1, datasets]
+    counts = np.diff(before, axis=0)  # [cycles, datasets]
     small = np.uint16 if len(weights) < 1 << 16 else np.uint32  # uint16 sorts in linear time
     in_order = np.tile(np.arange(len(weights), dtype=small), num_cycles)
     items = np.repeat(in_order, counts.reshape(-1)).reshape(num_cycles, cycle)
-    datasets = np.take_along_axis(items, (keys & item_bits).astype(np.int64), axis=1)  # [C, S]
+    datasets = np.take_along_axis(items, (keys & item_bits).astype(np.int64), axis=1)  # [cycles, slots of a cycle]
     # In order of dataset and then slot, item j of a cycle is draw number j - (items of the datasets before its own).
     by_dataset = np.argsort(datasets, axis=1, kind="stable")
-    first_draws = before[:-1] - (np.cumsum(counts, axis=1) - counts)  # [C, D]
+    first_draws = before[:-1] - (np.cumsum(counts, axis=1) - counts)  # [cycles, datasets]
     sorted_draws = np.arange(cycle) + np.repeat(first_draws.reshape(-1), counts.reshape(-1)).reshape(num_cycles, cycle)
     draws = np.empty_like(sorted_draws)
     np.put_along_axis(draws, by_dataset, sorted_draws, axis=1)
@@ -144,7 +144,7 @@ def shuffle_cycles(
 
 
 def draws_before(weights: tuple[int, ...], first_cycle: int, count: int) -> np.ndarray:
-    """[count, D] int64: how many draws each dataset has had before cycles first_cycle .. first_cycle + count - 1."""
+    """[count, datasets] int64: the draws of each dataset before cycles first_cycle .. first_cycle + count - 1."""
     if sum(weights) <= LONGEST_CYCLE:
         return np.arange(first_cycle, first_cycle + count)[:, None] * np.asarray(weights, np.int64)
     return np.array([
@@ -171,7 +171,7 @@ def split_slots(weights: tuple[int, ...], num_slots: int) -> list[int]:
 
 @functools.lru_cache(maxsize=4)
 def split_tree(weights: tuple[int, ...]) -> tuple[list[int], list[tuple[int, int]]]:
-    """The Huffman tree of D leaves: (weight of each node, children of nodes D, D + 1, ...); the root comes last."""
+    """The Huffman tree over the datasets: (weight of each node, children of the inner nodes); the root comes last."""
     totals, children = list(weights), []
     heap = [(weight, node) for node, weight in enumerate(weights)]
     heapq.heapify(heap)
@@ -193,12 +193,12 @@ def draw_examples(mixture: Mixture, datasets: np.ndarray, draws: np.ndarray) -> 
 
 @functools.lru_cache(maxsize=4)
 def dataset_streams(seed: int, names: tuple[str, ...]) -> np.ndarray:
-    """[D] uint64, derived from the name only, so that other datasets do not change the order of this one."""
+    """[datasets] uint64, derived from the name only, so that other datasets do not change the order of this one."""
     return np.array([stream(seed, f"dataset {name}") for name in names])
 
 
 def permute(positions: np.ndarray, sizes: np.ndarray, seeds: np.ndarray) -> np.ndarray:
-    """Images [c] of positions [c] under pseudo-random permutations of 0 .. sizes[c] - 1 that seeds [c] uint64 name.
+    """Images [b] of positions [b] under pseudo-random permutations of 0 .. sizes[b] - 1, chosen by seeds [b] uint64.
 
     A Feistel network over the cells of a grid of about sqrt(n) x sqrt(n): each half round moves every cell along its
     row, or its column, by a hash of the other coordinate, which is a bijection of the grid. An image outside 0 .. n-1
@@ -223,7 +223,7 @@ def permute(positions: np.ndarray, sizes: np.ndarray, seeds: np.ndarray) -> np.n
 
 
 def hash_words(words: np.ndarray, keys: np.ndarray) -> np.ndarray:
-    """Hashes words [c] under keys [c] to 63 bits, which leaves room for the sum with a coordinate."""
+    """Hashes words [b] under keys [b] to 63 bits, which leaves room for the sum with a coordinate."""
     return mix_words(words ^ mix_words(keys)) >> np.uint64(1)
 
 

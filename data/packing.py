@@ -1,7 +1,8 @@
 """Packing: several texts share a row of fixed length and are told apart by segment ids.
 
-Legend (this module): P packing blocks, T texts per block, R rows per block, L tokens per row (row_length), S the most
-segments a row holds, N tokens of all texts.
+Legend: P packing blocks, T texts per block, R rows per block, L tokens per row (row_length), S the most segments
+per row.
+
 A text of length 0 is an *empty slot*: an example without a negative, or padding of the number of texts.
 """
 
@@ -61,8 +62,8 @@ def row_count(num_rows: int, row_counts: Sequence[int] = ()) -> int:
 def choose_row_counts(needed: Sequence[int], most: int) -> tuple[int, ...]:
     """Ascending row counts for batches that need these numbers of rows.
 
-    They are as few as leave SPARE_ROWS of all rows unused, `most` at the most, and of so many those that leave the
-    fewest rows unused (by dynamic programming over the distinct needs).
+    There are as few as leave at most SPARE_ROWS of all rows unused, and never more than `most`. Of all choices of so
+    many it is the one that leaves the fewest rows unused (dynamic programming over the distinct needs).
     """
     needs, times = np.unique(np.asarray(needed, np.int64), return_counts=True)
     before = np.concatenate([[0], np.cumsum(times)])  # batches with a smaller need
@@ -95,7 +96,7 @@ def pack_rows(lengths: np.ndarray, row_length: int, segments_per_row: int) -> Pl
     rows, segments, starts = (np.zeros(num_texts, np.int32) for _ in range(3))
     placed_rows, placed_segments, placed_starts, row_segments = [], [], [], []
     rows_by_room = [[] for _ in range(row_length + 1)]
-    rooms = 0  # bit r is set where rows_by_room[r] is not empty
+    rooms = 0  # bit i is set if rows_by_room[i] is not empty
     for length in lengths[order].tolist():
         if length == 0:
             break
@@ -122,7 +123,7 @@ def pack_rows(lengths: np.ndarray, row_length: int, segments_per_row: int) -> Pl
 
 
 def pack_blocks(
-    tokens: np.ndarray,  # [N] integer, the texts one after the other, block by block
+    tokens: np.ndarray,  # [tokens] integer, the texts one after the other, block by block
     lengths: np.ndarray,  # [P, T] integer, 0 = empty slot
     text_ids: np.ndarray,  # [P, T] uint64, 0 = empty slot
     row_length: int,
@@ -146,7 +147,7 @@ def pack_blocks(
 
 
 def fill_blocks(
-    tokens: np.ndarray,  # [N] integer, the texts one after the other, block by block
+    tokens: np.ndarray,  # [tokens] integer, the texts one after the other, block by block
     lengths: np.ndarray,  # [P, T] integer, 0 = empty slot
     text_ids: np.ndarray,  # [P, T] uint64, 0 = empty slot
     rows: np.ndarray,  # [P, T] int32, where pack_rows put each text
@@ -162,8 +163,8 @@ def fill_blocks(
     text_cells = (first_rows + rows) * row_length + starts  # [P, T], the flat cell of each text's first token
     flat_lengths = lengths.reshape(-1)
     text_offsets = np.cumsum(flat_lengths) - flat_lengths  # [P * T]
-    token_positions = np.arange(len(tokens)) - np.repeat(text_offsets, flat_lengths)  # [N]
-    cells = np.repeat(text_cells.reshape(-1), flat_lengths) + token_positions  # [N]
+    token_positions = np.arange(len(tokens)) - np.repeat(text_offsets, flat_lengths)  # [tokens]
+    cells = np.repeat(text_cells.reshape(-1), flat_lengths) + token_positions  # [tokens]
 
     def scatter(values: np.ndarray, unused: int) -> np.ndarray:
         filled = np.full(shape, unused, np.int32)

@@ -5,10 +5,10 @@
 Formats: see data/formats.py. Layout of OUT: see data/shards.py. A dataset is a file below --source_dir; its name is the
 path of the file below it ("stackexchange/titles.jsonl.gz"). --data_config names the datasets and their weights, as a
 JSON list of {"name", "weight", "lines"}; OUT/data_config.json is written for the loader. Without --data_config every
-training file below --source_dir is a dataset, and its weight is the square root of its number of examples; in a folder
-of a hub data set, only the files of its training split are (data/hub_folder.py). (With
-weights proportional to the examples, the largest file would crowd out the rest; equal weights would repeat the
-smallest files too often.) Files of other formats, licences and readmes are left out, and one line names them.
+training file below --source_dir is a dataset, and its weight is the square root of its number of examples: if it were
+the number itself, large files would crowd out small ones, and with equal weights small files would be repeated too
+often. In a folder of a hub data set, only the files of its training split are datasets (data/hub_folder.py). Files of
+other formats, licences and readmes are left out, and one line names them.
 
 The first block of each file is checked before anything is tokenised (data/first_block.py). Blank lines are skipped.
 
@@ -154,7 +154,7 @@ def _prompts(config: PrepareConfig, entry: Entry | None = None) -> Prompts:
 
 
 def _check_prompt(where: str, prompt: str) -> None:
-    if prompt != prompt.lstrip():  # a model's texts are stripped, and with them what stands before
+    if prompt != prompt.lstrip():  # texts are stripped together with their prompt
         raise ValueError(f"{where}={prompt!r} begins with white space")
 
 
@@ -323,7 +323,7 @@ def _write_top_files(
 
 
 def _summary(manifest: dict) -> dict:
-    """What the top manifest says of a dataset."""
+    """What the top manifest says about a dataset."""
     keys = ("name", "kind", "has_negatives", "examples", "texts", "tokens", "truncated_texts")
     extra = {"skipped_lines": manifest["skipped"]["count"], "shards": len(manifest["shards"])}
     return {key: manifest[key] for key in keys} | extra

@@ -20,14 +20,14 @@ class DataSettings:
         "given", "which texts of an example are encoded. given: its own texts; identical: the first text, twice (they "
         "differ by dropout); word_dropout, crop: the first text, changed twice at random; single: the first text, once",
         fixed=True)
-    view_rate: float = flag(0.1, "share of the tokens that word_dropout or crop leaves out", minimum=0, below=1,
+    view_rate: float = flag(0.1, "share of the word pieces that word_dropout or crop leaves out", minimum=0, below=1,
                             fixed=True)
     hard_negatives: bool = flag(
         True, "use the negatives of triplets; false: use their first two texts only", fixed=True)
     verify: Literal["checksum", "size"] = flag(
         "checksum", "how shards are checked when they are opened; checksum reads all of them once")
     loader_threads: int = flag(2, "threads that read and pack batches", minimum=1)
-    prefetch: int = flag(4, "batches that each host prepares ahead", minimum=1)
+    prefetch: int = flag(4, "batches that each host prepares in advance", minimum=1)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -38,15 +38,15 @@ class BatchSettings:
     row_length: int = flag(
         0, "tokens per packed row; 0: the larger of 128 and max_length", minimum=3, or_zero=True, fixed=True)
     row_counts: int = flag(
-        8, "most sizes (numbers of rows) that batches are rounded up to. They are chosen from the lengths of the first "
-        "batches; each is one program to compile, so that a short run gets one per ten steps at most. Fewer sizes mean "
-        "emptier rows", minimum=1, fixed=True)
+        8, "largest number of sizes (in rows) that batches are rounded up to. They are chosen from the lengths of the "
+        "first batches. Each is one program to compile, so a short run gets at most one per ten steps. Fewer sizes "
+        "leave more of the rows empty", minimum=1, fixed=True)
     packing_blocks: int = flag(
         8, "independently packed blocks in a global batch; a multiple of the device count. Rows fill well from 64 "
         "examples per block on. Results depend on the number of blocks, not on the number of devices",
         minimum=1, fixed=True)
     encode_blocks: int = flag(
-        0, "packing blocks that a device encodes at a time, for batches beyond its memory (gradient caching: the same "
-        "gradient for a third more arithmetic); 0: all of them", minimum=0)
+        0, "packing blocks that a device encodes at a time, for batches larger than its memory (gradient caching: the "
+        "same gradient for a third more arithmetic); 0: all of them", minimum=0)
     remat: bool = flag(
         False, "recompute each layer in the backward pass: less memory for a third more arithmetic")

@@ -10,15 +10,15 @@ written, and with those of the texts drawn when they are read. When prepare writ
 embeddings are removed. The fingerprint is a hash of the teacher's configuration, parameters and tokenizer. Embeddings
 are stored as the teacher's last head gives them, not normalised.
 
-Bytes of a record (little-endian); n = 1 (the first text: the query) or all texts of the example, d = width:
+Bytes of a record (little-endian); n = 1 (the first text: the query) or all texts of the example, D_t = width:
 
     0   uint8        format version, 1
     1   uint8        0 float32, 1 float16
     2   uint16       0
     4   uint32       n
-    8   uint32       d
+    8   uint32       D_t
     12  uint64 [n]   text ids
-        float32 or float16 [n, d]   embeddings
+        float32 or float16 [n, D_t]   embeddings
 """
 
 import json
@@ -75,7 +75,7 @@ def store_folder(data_dir: str | Path, dataset: str, fingerprint: str) -> Path:
 
 
 def encode_embeddings(text_ids: np.ndarray, embeddings: np.ndarray) -> bytes:
-    """The record of one example: text_ids [n] uint64, embeddings [n, d] in one of DTYPES."""
+    """The record of one example: text_ids [n] uint64, embeddings [n, D_t] in one of DTYPES."""
     header = _STRUCT.pack(FORMAT_VERSION, _CODES[embeddings.dtype], 0, *embeddings.shape)
     return header + text_ids.astype("<u8").tobytes() + embeddings.tobytes()
 
@@ -86,7 +86,7 @@ def gather_embeddings(
     places: np.ndarray,  # [M] int64, place of each text in its example, or NO_TEXT
     teacher: Teacher,
 ) -> tuple[np.ndarray, np.ndarray]:
-    """Reads the texts (examples[i], places[i]): text ids [M] uint64 and embeddings [M, d] float32.
+    """Reads the texts (examples[i], places[i]): text ids [M] uint64 and embeddings [M, D_t] float32.
 
     Both are 0 if there is no text, or the record has none at that place.
     """
@@ -113,10 +113,10 @@ def gather_embeddings(
 
 
 def find_teacher(data_dir: str | Path, names: Iterable[str], fingerprint: str) -> Teacher:
-    """What the embeddings of this teacher are, for these datasets of a prepared folder.
+    """Describes the stored embeddings of this teacher, for these datasets of a prepared folder.
 
     Raises:
-      ValueError: a dataset without them, or of another state than it had then; datasets that do not agree.
+      ValueError: a dataset has none, or was prepared again since; the datasets do not agree.
     """
     found = {name: _describe(data_dir, name, fingerprint) for name in names}
     first, *others = found
@@ -137,8 +137,8 @@ def _describe(data_dir: str | Path, name: str, fingerprint: str) -> Teacher:
     manifest = _read_manifest(data_dir, name, fingerprint)
     if manifest["dataset_shards"] != _shard_checksums(read_dataset_manifest(data_dir, name)):
         raise ValueError(
-            f"the embeddings of teacher {fingerprint} in {data_dir}/{name} are of another state of the dataset: "
-            "run `main.py teach` again"
+            f"the dataset {data_dir}/{name} has changed since teacher {fingerprint} embedded it: run `main.py teach` "
+            "again"
         )
     return Teacher(**{field: manifest[field] for field in Teacher._fields})
 
@@ -188,7 +188,7 @@ def require_same_source(source_dir: str | Path, dataset: DatasetReader) -> None:
 def read_texts(source_dir: str | Path, dataset: DatasetReader, tokenizer: TextTokenizer) -> Iterator[ExampleTexts]:
     """The texts of each example of a dataset, in order, read again from its source as prepare read it.
 
-    prepare leaves out lines with a text that has no token, so each line that is not the next example must be one.
+    prepare leaves out lines with a text that has no token, so each line must be such a line or the next example.
 
     Raises:
       ValueError: the text ids of a line are not those of the example that it should be, or examples are left over.

@@ -31,7 +31,7 @@ def check_view_rate(rate: float) -> None:
 
 
 def make_views(texts: RaggedTexts, views: Views, rate: float, streams: np.ndarray) -> RaggedTexts:
-    """The texts with the word pieces that their views keep; their ids stay. None may be an empty slot.
+    """The texts with the word pieces that their views keep; their ids stay. No text may be an empty slot.
 
     streams [M] uint64: the state that the random words of each text's view start from.
     """

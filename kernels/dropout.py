@@ -1,6 +1,6 @@
-"""Which elements dropout keeps: a counter-based integer hash, the same bits in XLA, in a kernel and on every back end.
+"""Dropout masks from a counter-based integer hash: the same bits in XLA, in kernels and on every back end.
 
-Nothing is stored for the backward pass: it computes the mask again. Where the keys come from: model/dropout.py.
+Nothing is stored for the backward pass: it computes the mask again. model/dropout.py makes the keys.
 """
 
 from typing import NamedTuple

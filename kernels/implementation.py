@@ -1,4 +1,4 @@
-"""Which implementation of a kernel runs: a named one fails loudly where it cannot, "auto" says once what it took."""
+"""Chooses the implementation of a kernel: a named one raises if it cannot run, "auto" logs its choice once."""
 
 import functools
 import re
@@ -18,13 +18,13 @@ def choose_implementation(
     dtype: jnp.dtype,
     unsupported: Callable[[str], str | None] = lambda name: None,
 ) -> str:
-    """The implementation to run; ValueError where the named one cannot run on the device being compiled for.
+    """The implementation to run; ValueError if the named one cannot run on the device that is compiled for.
 
     Args:
       kernel: its name, for the log.
       allowed: the implementations that the kernel has, "auto" ("tpu" on a TPU, "xla" elsewhere) among them.
       dtype: of the operands.
-      unsupported: why "tpu" or "hopper" cannot run on these operands, or None: "auto" is then "xla".
+      unsupported: why "tpu" or "hopper" cannot run on these operands, or None. If "tpu" cannot, "auto" is "xla".
     """
     if implementation not in allowed:
         raise ValueError(f"implementation={implementation!r} is none of {', '.join(allowed)}")
@@ -46,12 +46,12 @@ def choose_implementation(
 
 
 def device_kind() -> str:
-    """The kind of device being compiled for: the mesh's inside shard_map (it may be absent here), else the default."""
+    """The kind of device compiled for: the mesh's inside shard_map (it may be absent here), else the default."""
     device = jax.sharding.get_abstract_mesh().abstract_device
     return device.device_kind if device is not None else jax.devices()[0].device_kind
 
 
 @functools.cache
 def _log_choice(kernel: str, implementation: str, kind: str) -> None:
-    level = logging.DEBUG if kind == "cpu" else logging.INFO  # a CPU leaves no choice
+    level = logging.DEBUG if kind == "cpu" else logging.INFO  # on a CPU there is no choice
     logging.log(level, "%s: implementation=%s on %s", kernel, implementation, kind)

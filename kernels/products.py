@@ -1,11 +1,11 @@
-"""The matrix product of all kernels, XLA's and Mosaic's."""
+"""The matrix product that all kernels use, in XLA and in Mosaic."""
 
 import jax
 import jax.numpy as jnp
 
 LANES = 128  # of a TPU's vector registers
 UNIT_NORM_PRODUCT = 1.01
-"""Above |<q, k>| of unit vectors as rounded: to bfloat16, each norm is at most 1 + 2^-8."""
+"""Bound of |<q, k>| of rounded unit vectors: rounded to bfloat16, each has a norm of at most 1 + 2^-8."""
 
 
 def product(left: jax.Array, right: jax.Array, contract: tuple[int, int]) -> jax.Array:

@@ -1,6 +1,6 @@
 """Programs compiled for TPUs without one: one device's loss, the loss over devices, and the whole training step.
 
-libtpu compiles for a topology that is only described, from shapes: nothing is computed. Call prepare_compiler before
+libtpu compiles from shapes, for a topology that is only described: nothing is computed. Call prepare_compiler before
 anything else uses jax.
 
 Legend: b query rows per device, N keys, D embedding width.
@@ -38,18 +38,18 @@ SCALE = 20.0
 
 class Program(NamedTuple):
     compiled: jax.stages.Compiled
-    jaxpr: Any  # what was traced: it names the loops and kernel grids that cost_analysis does not multiply by
+    jaxpr: Any  # as traced: unlike cost_analysis it tells how often loops and kernel grids run
     seconds: float  # to compile, without tracing
-    cpu_seconds: float  # of all threads: what it takes on one core, whatever else the machine does
+    cpu_seconds: float  # of all threads; other work on the machine hardly changes it
 
     @property
     def temp_bytes(self) -> int:
-        """HBM that the program takes on each device, without its arguments and results."""
+        """HBM that the program needs on each device, without its arguments and results."""
         return self.compiled.memory_analysis().temp_size_in_bytes
 
     @property
     def bytes_accessed(self) -> int:
-        """What XLA counts every instruction to read and write, in HBM or VMEM, transfers between them included."""
+        """XLA's count of the bytes that all instructions read and write, in HBM or VMEM, transfers included."""
         return int(self.compiled.cost_analysis()["bytes accessed"])
 
 
@@ -87,14 +87,14 @@ def compile_similarity(
     masked: bool = True,
     **options,
 ) -> Program:
-    """Log-sum-exps and gradients of `rows` queries [b, D] per device against `columns` keys [N, D]: no collective.
+    """Log-sum-exps and gradients of `rows` queries [b, D] per device against `columns` keys [N, D]; no collective.
 
     The options are those of kernels.contrastive.api.similarity_logsumexp.
     """
 
     def on_each_device(queries, keys, scale, query_labels, key_labels, positives):
         labels = {"query_labels": query_labels, "key_labels": key_labels, "positives": positives} if masked else {}
-        row_lse, column_lse, *statistics = similarity_logsumexp(
+        row_lse, column_lse, statistics = similarity_logsumexp(
             queries, keys, scale, columns=symmetric, **labels, **options)
         return jnp.sum(row_lse) + (jnp.sum(column_lse) if symmetric else 0.0), statistics
 

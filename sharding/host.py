@@ -25,7 +25,7 @@ def keep_freed_memory() -> None:
 
 
 def quiet_libraries() -> None:
-    """Shows warnings and our own messages; not the diary that libraries keep at level INFO."""
+    """Shows warnings and our own messages, and hides the INFO messages of libraries."""
 
     def is_worth_showing(record) -> bool:
         ours = sysconfig.get_path("purelib") not in record.pathname

@@ -1,14 +1,17 @@
 """Where every array lies: the mesh, and one table that says over which of its axes an array's axes are split.
 
-The devices form a mesh of replicas and shards. The batch is split over both, so that each device has its own part of
-it. The parameters and the optimizer's state are split over the shards of a replica, if --shard_state says so, and every
-replica has all of them. With --shard_devices=4 on 8 devices, each number being a device:
+The devices form a mesh of replicas, each of which has shards. The batch is split over both, so that each device has its
+own part of it. The parameters and the optimizer's state are split over the shards of a replica, if --shard_state says
+so, and every replica has all of them. With --shard_devices=4 on 8 devices, each number being a device:
 
                 shard 0  1  2  3
     replica 0         0  1  2  3      the devices of a replica are neighbours on the chip grid
     replica 1         4  5  6  7
 
-No other file names a mesh axis. To shard along another axis, change its line in AXES.
+On TPUs a shard has a place on each axis of the chip grid, so that "shard" is several mesh axes, and sums are scattered
+over one after the other. Elsewhere all but one of them have one place.
+
+No other file names a mesh axis. To shard along another axis of the arrays, change its line in AXES.
 """
 
 import math
@@ -20,15 +23,16 @@ import numpy as np
 from absl import logging
 from jax.sharding import AxisType, Mesh, NamedSharding, PartitionSpec
 
-REPLICA, SHARD = "replica", "shard"
-DEVICES = (REPLICA, SHARD)  # all devices, replica by replica
+REPLICA = "replica"
+SHARD = ("shard_z", "shard_y", "shard_x", "shard_core")  # one for each axis of the chip grid
+DEVICES = (REPLICA, *SHARD)  # all devices, replica by replica
 
 AXES: dict[str | None, tuple[str, ...]] = {  # axis of an array -> the mesh axes that it is split over
     "batch": DEVICES,  # examples, packing blocks, rows of a queue's slot
-    "hidden": (SHARD,),
-    "heads": (SHARD,),  # the features of all heads, side by side
-    "intermediate": (SHARD,),
-    "embedding": (SHARD,),  # features of the heads after pooling
+    "hidden": SHARD,
+    "heads": SHARD,  # the features of all heads, side by side
+    "intermediate": SHARD,
+    "embedding": SHARD,  # features of the heads after pooling
     "layers": (),  # the encoder scans over them
     "vocabulary": (),  # the token table is split by columns: a lookup then moves a tenth of the bytes (BUILD.md)
     "positions": (),
@@ -46,8 +50,6 @@ SPLIT_STATE: dict[ShardState, tuple[str, ...]] = {  # --shard_state -> what obey
 
 WHOLE = PartitionSpec()  # every device has all of the array
 SPLIT = PartitionSpec(DEVICES)  # the first axis is split over all devices
-RING_DEVICES = 32
-"""From so many TPU chips on XLA sends while it computes only where it sends to a neighbour: seen for v5e, jax 0.10."""
 
 
 class Layout(NamedTuple):
@@ -65,7 +67,7 @@ def make_layout(
     Raises ValueError if shard_devices does not divide the devices.
     """
     layout = Layout(make_mesh(devices, shard_devices), shard_state)
-    if shard_state != "none" and layout.mesh.shape[SHARD] == 1:
+    if shard_state != "none" and layout.mesh.size == layout.mesh.shape[REPLICA]:
         logging.warning("shard_state=%s changes nothing: a replica has one device", shard_state)
     return layout
 
@@ -73,25 +75,60 @@ def make_layout(
 def make_mesh(devices: Sequence[jax.Device] | None = None, shard_devices: int = 0) -> Mesh:
     """The mesh over the devices (None: all, of all processes), `shard_devices` to a replica (0: all).
 
-    On a large flat grid of TPU chips the devices form a ring of neighbours; jax.make_mesh would take them row by row.
+    TPU chips keep their places on the chip grid, so that a mesh axis is a line of neighbours: libtpu makes an
+    all-reduce, which sends twice as much, of a sum that is scattered over anything else.
     """
     devices = list(jax.devices() if devices is None else devices)
-    check_divides(len(devices), "the number of devices", shard_devices or len(devices), "shard_devices")
-    ring = None
-    if len(devices) >= RING_DEVICES:
-        ring = ring_of_neighbours([tuple(getattr(device, "coords", ())) for device in devices])
-    if ring is None:
-        one_axis = jax.make_mesh((len(devices),), DEVICES[:1], devices=devices, axis_types=(AxisType.Auto,))
-        in_order = one_axis.devices
-    else:
-        in_order = np.array(devices)[ring]
-    return Mesh(in_order.reshape(-1, shard_devices or len(devices)), DEVICES, axis_types=(AxisType.Auto,) * 2)
+    wanted = shard_devices or len(devices)
+    check_divides(len(devices), "the number of devices", wanted, "shard_devices")
+    grid = chip_grid(devices)
+    shards = _shards_of_grid(grid.shape, wanted)
+    if shards is None:
+        grid = np.array(devices).reshape(1, 1, 1, -1)
+        shards = (1, 1, 1, wanted)
+    parts = [part for size, shard in zip(grid.shape, shards) for part in (size // shard, shard)]
+    replicas_first = grid.reshape(parts).transpose(0, 2, 4, 6, 1, 3, 5, 7)
+    return Mesh(replicas_first.reshape(-1, *shards), DEVICES, axis_types=(AxisType.Auto,) * len(DEVICES))
+
+
+def chip_grid(devices: Sequence[jax.Device]) -> np.ndarray:
+    """The devices at their places on the chip grid, [z, y, x, core]; in their order, if they do not fill a grid."""
+    places = [(*reversed(getattr(device, "coords", ())), getattr(device, "core_on_chip", 0)) for device in devices]
+    if any(len(place) != 4 for place in places) or len(set(places)) < len(devices):
+        return np.array(devices).reshape(1, 1, 1, -1)
+    first = [min(axis) for axis in zip(*places)]
+    sizes = [max(axis) - low + 1 for axis, low in zip(zip(*places), first)]
+    if math.prod(sizes) != len(devices):
+        return np.array(devices).reshape(1, 1, 1, -1)
+    grid = np.empty(sizes, object)
+    for device, place in zip(devices, places):
+        grid[tuple(np.subtract(place, first))] = device
+    return grid
+
+
+def _shards_of_grid(sizes: Sequence[int], wanted: int) -> tuple[int, ...] | None:
+    """How many places of each axis of the grid a replica takes, the last axes first; None if none fits."""
+    shards = []
+    for size in reversed(sizes):
+        shards.append(math.gcd(size, wanted))
+        wanted //= shards[-1]
+    return tuple(reversed(shards)) if wanted == 1 else None
+
+
+def ring_order(mesh: Mesh) -> tuple[int, ...] | None:
+    """The places on the mesh that are a closed ring of neighbouring chips; None: they are numbered along one.
+
+    On large grids XLA sends while it computes only if every hop goes to a neighbour (v5e, jax 0.10).
+    """
+    coordinates = [tuple(getattr(device, "coords", ())) for device in mesh.devices.flat]
+    ring = ring_of_neighbours(coordinates)
+    return None if ring is None else tuple(ring)
 
 
 def ring_of_neighbours(coordinates: Sequence[tuple[int, ...]]) -> list[int] | None:
     """The order in which chips at (x, y, 0) are a closed ring of neighbours: up x = 0, then row by row back down.
 
-    None where they are not a whole grid of at least 2 by 2, with an even number of rows or of columns, one device each.
+    None if they are not a whole grid of at least 2 by 2, with an even number of rows or of columns, one device each.
     """
     if any(len(place) != 3 or place[2] for place in coordinates):
         return None
@@ -132,7 +169,7 @@ def state_spec(kind: Literal["parameters", "optimizer"], layout: Layout) -> Call
 
 def shard_axis(spec: PartitionSpec) -> int | None:
     """The axis of an array that `spec` splits over the shards of a replica; None if each device has all of it."""
-    return next((axis for axis, over in enumerate(spec) if over and SHARD in over), None)
+    return next((axis for axis, over in enumerate(spec) if over == SHARD), None)
 
 
 def shardings(specs: Any, mesh: Mesh) -> Any:
@@ -191,7 +228,7 @@ def host_copy(tree: Any) -> Any:
     """Device arrays -> numpy, whole. Split arrays are gathered one at a time, and then every process must take part."""
 
     def copy(x: jax.Array) -> np.ndarray:
-        if not x.is_fully_replicated:
+        if isinstance(x.sharding, NamedSharding) and not x.is_fully_replicated:
             x = jax.device_put(x, NamedSharding(x.sharding.mesh, WHOLE))
         return np.asarray(x.addressable_data(0))
 

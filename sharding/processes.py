@@ -13,7 +13,7 @@ def initialize_processes(coordinator_address: str, num_processes: int, process_i
 
     Args:
         coordinator_address: "host:port" of process 0; "auto" lets jax find the pod's own (TPU pods, SLURM, ...);
-            "" means that this process is alone.
+            "" means that there is only this process.
         num_processes, process_id: needed with an explicit address only.
     """
     if not coordinator_address:

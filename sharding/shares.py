@@ -13,6 +13,7 @@ import jax.numpy as jnp
 from jax import lax
 from jax.sharding import PartitionSpec
 
+from sharding.collectives import scatter_sum
 from sharding.layout import DEVICES, REPLICA, SHARD, shard_axis
 
 
@@ -49,7 +50,7 @@ def _gather(share: jax.Array, axis: int, dtype: jnp.dtype) -> jax.Array:
 
 
 def _gather_backward(axis, dtype, _, gradient):
-    return (lax.psum_scatter(gradient, SHARD, scatter_dimension=axis, tiled=True),)
+    return (scatter_sum(gradient, SHARD, axis),)
 
 
 _gather.defvjp(lambda share, axis, dtype: (_gather(share, axis, dtype), None), _gather_backward)
@@ -77,7 +78,7 @@ def look_up(
     places = of_all - lax.axis_index(SHARD) * share.shape[0]
     is_here = (places >= 0) & (places < share.shape[0])
     rows = jnp.where(is_here[..., None], share[jnp.where(is_here, places, 0)], 0.0)
-    return lax.psum_scatter(rows.astype(dtype), SHARD, tiled=True).astype(share.dtype)
+    return scatter_sum(rows.astype(dtype), SHARD).astype(share.dtype)
 
 
 def reduce_gradient(gradient: jax.Array, parameter: PartitionSpec, reduced: PartitionSpec) -> jax.Array:
@@ -91,4 +92,4 @@ def reduce_gradient(gradient: jax.Array, parameter: PartitionSpec, reduced: Part
         return lax.psum(gradient, REPLICA)
     if (axis := shard_axis(reduced)) is None:
         return lax.psum(gradient, DEVICES)
-    return lax.psum(lax.psum_scatter(gradient, SHARD, scatter_dimension=axis, tiled=True), REPLICA)
+    return lax.psum(scatter_sum(gradient, SHARD, axis), REPLICA)

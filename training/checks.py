@@ -55,10 +55,18 @@ def _check_extra(wanted: bool, flag_name: str, package: str, extra: str) -> None
 
 
 def read_training_data(config: TrainConfig) -> TrainingData:
-    """Raises ValueError if DATA_DIR is no prepared folder, or the data_config names a dataset that it lacks."""
+    """Raises ValueError if DATA_DIR is no prepared folder, or the data_config names a dataset that it lacks.
+
+    Raises flags.Error for hard negatives with an objective that has no use for them.
+    """
     manifest = read_manifest(config.data.data_dir)
     weights = read_data_config(config.data.data_config or pathlib.Path(config.data.data_dir, "data_config.json"))
     entries = [entry for entry in manifest["datasets"] if entry["name"] in weights]
+    with_negatives = [entry["name"] for entry in entries if entry["has_negatives"]]
+    if with_negatives and config.objective.objective != "contrastive" and (
+            config.data.hard_negatives and config.data.views == "given"):
+        raise Error(f"--objective={config.objective.objective} takes no hard negatives, and {with_negatives[0]} in "
+                    f"{config.data.data_dir} has some: give --hard_negatives=false, or a --data_config without it")
     return TrainingData(weights, entries, manifest["prompts"] if any(manifest["prompts"].values()) else {})
 
 

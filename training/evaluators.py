@@ -1,4 +1,4 @@
-"""What is scored while training: STS Spearman and held-out retrieval, x 100; retrieval alone with the data's prompts.
+"""Scores during training: STS Spearman and held-out retrieval, x 100; only retrieval uses the data's prompts.
 
 Each evaluation leaves WORKDIR/evaluations/step-<step>.npz: cosines and human scores of the STS pairs, ranks of the
 held-out pairs. They are what a paired bootstrap between two moments of the run, or two runs, needs.
@@ -31,7 +31,7 @@ class Evaluation(NamedTuple):
     selected: float | None  # what selects the exported model; the larger, the better
 
 
-TargetFunction = Callable[[list[str]], np.ndarray]  # n texts -> [n, D], what the teacher asks of the student
+TargetFunction = Callable[[list[str]], np.ndarray]  # n texts -> [n, D], the targets of the student
 
 
 def make_evaluator(
@@ -94,7 +94,7 @@ def save_details(workdir: pathlib.Path, step: int, evaluation: Evaluation) -> No
 
 
 def gains(workdir: pathlib.Path, first_step: int, second_step: int) -> Iterator[str]:
-    """A line a score: its gain between two evaluated steps, with the 95 % interval of a paired bootstrap."""
+    """One line per score: its gain between two evaluated steps, with the 95 % interval of a paired bootstrap."""
     first, second = (np.load(details_path(workdir, step)) for step in (first_step, second_step))
     differences = {}
     if "sts_cosines" in first:

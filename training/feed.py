@@ -1,8 +1,8 @@
 """From the loader's host batches to global arrays on the mesh.
 
-Each host packs its blocks into as few rows as they need, but a step needs one shape on all hosts: so the hosts agree on
-the largest need. The question for the next batch is queued before this step and its answer is there when this step
-has been dispatched, so the devices never wait for it.
+Each host packs its blocks into as few rows as they need, but a step needs the same shape on all hosts. So the hosts
+agree on the largest number of rows. They exchange it for the next batch before this step runs, so the devices never
+wait for it.
 """
 
 import functools
@@ -50,7 +50,7 @@ class Feed:
         return batch, loader_state, self._ask_rows(batch.rows_needed)
 
     def _ask_rows(self, rows_needed: int) -> jax.Array | int:
-        """The most rows a block that any host needs, as an array that is not waited for."""
+        """The largest number of rows per block that any host needs, as an array that is not waited for."""
         if jax.process_count() == 1:
             return rows_needed
         mine = np.full(jax.local_device_count(), rows_needed, np.int32)

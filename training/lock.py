@@ -23,7 +23,7 @@ def only_run(workdir: pathlib.Path) -> Iterator[None]:
         except BlockingIOError:
             file.seek(0)
             raise ValueError(f"{workdir} is in use by another run, {file.read().strip() or 'which has just started'}: "
-                             "wait for its end, stop it, or choose another --workdir") from None
+                             "wait until it ends, stop it, or choose another --workdir") from None
         file.truncate(0)
         file.write(f"process {os.getpid()} on {socket.gethostname()}\n")
         file.flush()

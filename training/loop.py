@@ -1,7 +1,7 @@
-"""Train a sentence encoder: on prepared pairs and triplets, with the in-batch negatives of all devices, or without.
+"""Train a sentence encoder on prepared data: contrastive, self-supervised (SCT) or with a teacher.
 
-A run is its flags: the same command resumes it from its last checkpoint, bit for bit. Weights come from a checkpoint of
-the run if there is one, else from --init.
+The same command resumes a run from its last checkpoint, bit for bit. If there is no checkpoint, training starts from
+the weights of --init.
 """
 
 import contextlib
@@ -32,7 +32,7 @@ PLACES = ("data_dir", "workdir", "checkpoint_dir", "coordinator_address", "num_p
 
 
 def train(config: TrainConfig) -> int:
-    """Runs until --num_steps, SIGTERM or Ctrl-C. Settings that do not fit are errors before anything is made."""
+    """Runs until --num_steps, SIGTERM or Ctrl-C. Settings that do not fit are refused before anything is written."""
     check_flags(config)
     data = read_training_data(config)
     config = with_run_lengths(config, data.num_examples)
@@ -63,7 +63,7 @@ def train(config: TrainConfig) -> int:
 def run_steps(
     run: Run, state: TrainState, progress: Progress, preemption: Preemption
 ) -> tuple[bool, TrainState, Progress]:
-    """The training loop. Returns whether all steps are done (False: asked to stop, and saved), state and progress."""
+    """The training loop. Returns whether the run is finished (False: stopped, and saved), state and progress."""
     config, reporter, step = run.config, run.reporter, int(jax.device_get(state.step))
     if step == 0:
         with reporter.paused("evaluating"):
@@ -83,7 +83,7 @@ def run_steps(
 
         stop = preemption.reached(step)
         if step == config.optimizer.num_steps or is_due(step, config.evaluation.eval_every):
-            reporter.step_done(*pending)  # no evaluation, no checkpoint of a step that went wrong
+            reporter.step_done(*pending)  # raises if the step went wrong, before it is evaluated or saved
             pending = None
             with reporter.paused("evaluating"):
                 progress = evaluate(run, state, step, progress)
@@ -100,7 +100,7 @@ def run_steps(
 
 
 def is_last_step(run: Run, step: int, progress: Progress) -> bool:
-    """Whether the run ends after `step`: at --num_steps, or when --patience_epochs brought no better score."""
+    """Whether the run ends after `step`: at --num_steps, or after --patience_epochs without a better score."""
     waited = step - progress.best_step if progress.best_step is not None else 0
     return step >= run.config.optimizer.num_steps or waited >= run.patience_steps
 
@@ -148,7 +148,7 @@ def export(run: Run, state: TrainState, step: int, scores: dict[str, float]) -> 
 
 
 def export_if_missing(run: Run, state: TrainState, progress: Progress) -> None:
-    """Exports once more if somebody has deleted WORKDIR/export of a finished run: its best step if that is kept."""
+    """Exports again if WORKDIR/export of a finished run was deleted: the best step if its checkpoint is kept."""
     if not any_process(jax.process_index() == 0 and not (run.workdir / "export" / "modules.json").exists()):
         return
     step = int(jax.device_get(state.step))
@@ -156,13 +156,13 @@ def export_if_missing(run: Run, state: TrainState, progress: Progress) -> None:
         if progress.best_step in run.checkpoints.steps():
             step, state = progress.best_step, run.checkpoints.restore_state(progress.best_step, state)
         else:
-            print(f"the best model, of step {progress.best_step}, is gone with export/ and its checkpoint: exported is "
-                  f"that of step {step}", file=sys.stderr)
+            print(f"the best model, of step {progress.best_step}, is lost: its export and its checkpoint were deleted. "
+                  f"Step {step} is exported instead", file=sys.stderr)
     export(run, state, step, scores_at(run.workdir, step))
 
 
 def summarize(run: Run, progress: Progress) -> None:
-    """Prints what the run has gained over its first weights, and where its results are."""
+    """Prints the gain over the initial weights, and where the results are."""
     if progress.best_step:
         print("\n".join(gains(run.workdir, 0, progress.best_step)))
     if run.config.run.plot:
@@ -171,7 +171,7 @@ def summarize(run: Run, progress: Progress) -> None:
 
 
 def model_card(run: Run, step: int, scores: dict[str, float]) -> ModelCard:
-    """What the exported README.md says of the run."""
+    """What the exported README.md says about the run."""
     recipe = [(name, value) for name, value in values_of(run.config).items() if name not in PLACES and value != ()]
     return ModelCard(
         name=run.workdir.resolve().name,

@@ -1,6 +1,6 @@
 """Metrics as JSON lines and, if asked for, TensorBoard.
 
-WORKDIR/metrics.jsonl holds one object a line, in step order: training lines ({"step", "loss", "accuracy_at_1", ...};
+WORKDIR/metrics.jsonl holds one object per line, in step order: training lines ({"step", "loss", "accuracy_at_1", ...};
 objectives, reporter.py) and evaluation lines ({"step", "sts_spearman", "heldout_mrr@10", ...}).
 """
 

@@ -1,4 +1,4 @@
-"""Looks at each finished step: stops on a non-finite loss, logs a line every few steps, moves the progress bar."""
+"""Checks and logs each finished step: stops on a non-finite loss, writes metrics, moves the progress bar."""
 
 import contextlib
 import json

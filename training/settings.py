@@ -26,7 +26,7 @@ class ModelSettings:
         (), "layers of --init to start from, counted from 0: 1,3,5 keeps every second of six layers; empty: all",
         minimum=0)
     dense: int = flag(0, "width of a new Dense + Tanh head after --init's own heads; 0: no new head", minimum=0)
-    dropout: bool = flag(True, "drop out as the model's configuration says; false: no dropout")
+    dropout: bool = flag(True, "apply the dropout rates of the model's configuration; false: no dropout")
     dtype: Literal["float32", "bfloat16"] = flag("float32", "dtype of activations and matrix products")
     attention: Literal["auto", "xla", "tpu"] = flag(
         "auto", "implementation of attention: plain XLA or a Pallas kernel for TPUs; auto takes the kernel on TPUs")
@@ -36,17 +36,18 @@ class ModelSettings:
 class ObjectiveSettings:
     objective: Literal["contrastive", "sct", "mse", "cd", "sct_cd"] = flag(
         "contrastive", "contrastive: in-batch negatives (objectives/contrastive.py). sct: self-supervised cross-view "
-        "training with queues (objectives/sct.py). With a teacher: mse: all texts of an example come near the "
-        "teacher's embedding of its first text (objectives/mse.py). cd: two views of a text are compared with queues "
+        "training with queues (objectives/sct.py). With a teacher: mse: every text of an example learns the "
+        "teacher's embedding of the first text (objectives/mse.py). cd: two views of a text are compared with queues "
         "of the teacher's embeddings. sct_cd: the sum of sct and cd", fixed=True)
     scale: float = flag(20.0, "contrastive: logits are scale * cosine (20 is temperature 0.05)", above=0)
     learn_scale: bool = flag(False, "contrastive: train the scale too, starting from --scale", fixed=True)
     symmetric: Literal["auto", "always", "never"] = flag(
-        "auto", "contrastive: also classify queries by key; auto: in batches without hard negatives")
+        "auto", "contrastive: also find the query of each positive (the mean of both losses); auto: only in batches "
+        "without hard negatives")
     loss_implementation: Literal["auto", "reference", "xla", "tpu", "hopper"] = flag(
         "auto", "implementation of the similarity kernel; auto chooses by device, a named one fails if it cannot run")
     queue_size: int = flag(
-        65536, "sct, cd: rows of a queue, a multiple of global_batch_size; 0: only the batch itself", minimum=0,
+        65536, "sct, cd: embeddings of earlier batches in a queue, a multiple of global_batch_size; 0: none", minimum=0,
         fixed=True)
     num_queues: Literal["1", "2"] = flag("2", "sct, cd: 2: one queue per view; 1: the first view's queue for both",
                                          fixed=True)
@@ -57,7 +58,7 @@ class ObjectiveSettings:
         1.0, "sct, cd: weight of each divergence: 1 in the published code, 0.5 in the paper", above=0)
     sct_head: bool = flag(True, "sct: train with the three-block head on top of the student", fixed=True)
     reference: Reference = flag(
-        "own", "sct: the encoder of the references: the trained encoder itself, or a momentum copy of it", fixed=True)
+        "own", "sct: the encoder that makes the references: the one in training, or a momentum copy of it", fixed=True)
     reference_momentum: float = flag(
         0.999, "sct: share of itself that the momentum copy keeps per step", minimum=0, maximum=1)
 
@@ -81,17 +82,18 @@ class TeacherSettings:
 class OptimizerSettings:
     num_steps: int = flag(100_000, "steps of the whole run", minimum=1)
     num_epochs: float = flag(
-        0.0, "instead of num_steps: train for this many times the number of examples; 0: num_steps counts", minimum=0)
+        0.0, "length of the run in passes over the number of examples, instead of num_steps; 0: num_steps is used",
+        minimum=0)
     learning_rate: float = flag(2e-5, "peak learning rate", above=0)
     schedule: Literal["linear", "cosine", "constant"] = flag("linear", "how the learning rate falls after the warm-up")
     warmup_steps: int = flag(500, "steps of linear warm-up; 0: none", minimum=0)
     warmup_share: float = flag(
-        0.0, "instead of warmup_steps: share of all steps; 0: warmup_steps counts", minimum=0, below=1)
+        0.0, "warm-up as a share of all steps, instead of warmup_steps; 0: warmup_steps is used", minimum=0, below=1)
     adam_b1: float = flag(0.9, "decay of AdamW's first moment", minimum=0, below=1)
     adam_b2: float = flag(0.999, "decay of AdamW's second moment", minimum=0, below=1)
     adam_epsilon: float = flag(1e-6, "AdamW's epsilon", above=0)
-    adam_bias_correction: bool = flag(True, "false: AdamW's moments are used without bias correction, as in SCT")
-    weight_decay: float = flag(0.0, "decoupled weight decay of all parameters but biases and norms", minimum=0)
+    adam_bias_correction: bool = flag(True, "correct the bias of AdamW's moments; false: no correction, as in SCT")
+    weight_decay: float = flag(0.0, "decoupled weight decay of all parameters except biases and norms", minimum=0)
     clip_norm: float = flag(1.0, "largest global gradient norm; 0: no clipping", minimum=0)
 
 
@@ -127,8 +129,8 @@ class EvaluationSettings:
     eval_parallel: str = flag(
         "", "held-out translations (.tsv with a header of languages); translation accuracy and, with a teacher, mean "
         "squared error x 100 are logged per language")
-    select: str = flag("", "score that selects the exported model; empty: the first that is measured of sts_spearman, "
-                           "heldout_mrr@10, translation_accuracy, teacher_mse")
+    select: str = flag("", "score that selects the exported model; empty: the first of these that is measured: "
+                           "sts_spearman, heldout_mrr@10, translation_accuracy, teacher_mse")
     patience_epochs: float = flag(
         0.0, "stop after this many epochs without a better selected score; 0: never stop early", minimum=0)
 

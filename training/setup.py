@@ -19,7 +19,7 @@ from inference.embedding import unit_length
 from model.config import ModelConfig
 from model.files.modules import retrieval_prompts
 from model.parameters import initialize
-from sharding.layout import Layout, host_copy, local_blocks, place, shardings
+from sharding.layout import Layout, host_copy, local_blocks, place, ring_order, shardings
 from training.checkpoint import Checkpointer, Progress, has_checkpoint
 from training.checks import TrainingData
 from training.evaluators import Evaluation, make_evaluator
@@ -47,18 +47,18 @@ class Run(NamedTuple):
     tokenizer_folder: pathlib.Path
     loader: object  # Grain iterator of Batch
     teacher: Teacher | None
-    train_step: Callable[[int], Callable]  # texts an example -> compiled step
+    train_step: Callable[[int], Callable]  # texts per example -> compiled step
     evaluator: Callable[..., Evaluation]
     checkpoints: Checkpointer
     reporter: Reporter
-    patience_steps: float  # without a better score until the run stops; infinite: never
+    patience_steps: float  # the run stops after so many without a better score; infinity: never
 
     @property
     def workdir(self) -> pathlib.Path:
         return pathlib.Path(self.config.run.workdir)
 
     def teacher_targets(self, state: TrainState) -> Callable[[list[str]], np.ndarray] | None:
-        """texts -> what the mean squared error asks the student to give for them [n, d]."""
+        """texts -> the embeddings [n, D] that the mean squared error compares with the student's."""
         if self.teacher is None:
             return None
         projection = state.memory.get("projection")
@@ -77,7 +77,7 @@ def set_up(config: TrainConfig, layout: Layout, data: TrainingData) -> tuple[Run
     workdir, seed, mesh = pathlib.Path(config.run.workdir), config.run.seed, layout.mesh
     model, parameters, tokenizer_folder = starting_point(config.model, config.batch.max_length, seed)
     tokenizer = load_tokenizer(tokenizer_folder)
-    model = dataclasses.replace(model, prompts=tuple(data.prompts.items()))  # its data's, not --init's
+    model = dataclasses.replace(model, prompts=tuple(data.prompts.items()))  # those of the data, not --init's
     evaluator = make_evaluator(config.evaluation, retrieval_prompts(model), has_teacher=bool(config.teacher.teacher))
     teacher = set_up_teacher(config, layout, tokenizer, data.weights) if config.teacher.teacher else None
     loader = iter(make_loader(
@@ -90,10 +90,10 @@ def set_up(config: TrainConfig, layout: Layout, data: TrainingData) -> tuple[Run
     optimizer = make_optimizer(config.optimizer, schedule)
     checkpoint_dir = config.run.checkpoint_dir or workdir / "checkpoints"
     resumes, projection, axes = has_checkpoint(checkpoint_dir), None, config.teacher.teacher_pca
-    if axes:  # a checkpoint has them; only their shape is needed then
+    if axes:  # a checkpoint holds the axes: only their shape is needed then
         projection = np.zeros((teacher.width, axes), np.float32) if resumes else fit_projection(
             config, teacher, Feed(loader, mesh), data.num_examples, mesh)
-    objective = make_objective(config, model, teacher, projection)
+    objective = make_objective(config, model, teacher, projection, ring_order(mesh))
     parameters = parameters | initialize(objective.parameters, jax.random.key(seed))
     specs = state_specs(model, objective, optimizer, layout)
     state = jax.jit(
@@ -101,7 +101,7 @@ def set_up(config: TrainConfig, layout: Layout, data: TrainingData) -> tuple[Run
         out_shardings=shardings(specs, mesh),
     )(place(parameters, specs.parameters, mesh))
     progress = Progress(loader_state=first_batch, best_score=None, best_step=None)
-    # Last, as the threads of its manager print a traceback if Python ends just after they started.
+    # Created last: the threads of its manager print a traceback if Python ends just after they started.
     checkpoints = Checkpointer(
         checkpoint_dir, identity(config, data, model, tokenizer, teacher), config.run.keep_checkpoints)
     try:
@@ -130,9 +130,10 @@ def set_up(config: TrainConfig, layout: Layout, data: TrainingData) -> tuple[Run
 
 
 def make_objective(
-    config: TrainConfig, model: ModelConfig, teacher: Teacher | None, projection: np.ndarray | None
+    config: TrainConfig, model: ModelConfig, teacher: Teacher | None, projection: np.ndarray | None,
+    ring: tuple[int, ...] | None,
 ) -> Objective:
-    """What --objective names. Raises ValueError if student, teacher and flags do not fit."""
+    """The objective that --objective names. Raises ValueError if student, teacher and flags do not fit."""
     settings, dtype, batch_size = config.objective, jnp.dtype(config.model.dtype), config.batch.global_batch_size
     width = model.embedding_size
     queue = QueueOptions(
@@ -148,6 +149,7 @@ def make_objective(
         return contrastive_objective(
             model, scale=settings.scale, learn_scale=settings.learn_scale, symmetric=settings.symmetric,
             key_exchange=config.sharding.key_exchange, dtype=dtype, implementation=settings.loss_implementation,
+            ring=ring,
         )
     if settings.objective == "sct":
         return sct()
@@ -162,7 +164,7 @@ def make_objective(
 def identity(
     config: TrainConfig, data: TrainingData, model: ModelConfig, tokenizer: TextTokenizer, teacher: Teacher | None
 ) -> dict:
-    """What must not change between the parts of a run; everything else (rates, intervals) may."""
+    """What must stay the same when a run is resumed; everything else (rates, intervals) may change."""
     values = {setting.name: setting.default for setting in settings_of(config) if setting.fixed} | {
         "model": dataclasses.asdict(model), "tokenizer": tokenizer.fingerprint,
         "data": data.manifests, "weights": data.weights, "teacher": teacher.fingerprint if teacher else "",

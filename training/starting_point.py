@@ -21,7 +21,7 @@ class StartingPoint(NamedTuple):
 
 
 def starting_point(settings: ModelSettings, longest_text: int, seed: int) -> StartingPoint:
-    """What --init and the model's flags ask for.
+    """The model that --init and the model's flags describe.
 
     Raises ValueError if the position table is shorter than `longest_text`, the tokens of a text in training.
     """

@@ -23,14 +23,14 @@ from sharding.shares import reduce_gradient
 from training.gradient_caching import encode_in_parts, value_and_grad_in_parts
 from training.objectives.objective import Embedded, Objective, StepBatch
 
-REFERENCE_SEED = 0x5C7  # apart from the masks of the encoder in training, whose seed it changes
+REFERENCE_SEED = 0x5C7  # changes the seed, so that the references have dropout masks of their own
 
 
 class TrainState(NamedTuple):
     step: jax.Array  # int32 scalar: steps done
-    parameters: Any  # float32: the model's (model/parameters.py), and beside them those of the objective
+    parameters: Any  # float32: the model's (model/parameters.py) and the objective's
     optimizer: Any  # optax state
-    memory: Any  # of the objective
+    memory: Any  # the objective's
 
 
 def initial_state(parameters: Any, optimizer: optax.GradientTransformation, objective: Objective) -> TrainState:
@@ -90,7 +90,7 @@ def make_loss_and_gradient(
     def on_each_device(parameters, memory, batch: StepBatch, step):
         packed, blocks = batch.packed, batch.packed.tokens.shape[0]
 
-        def encode(parameters, part: PackedTexts, first_block, seed=dropout_seed):  # first_block of this device's
+        def encode(parameters, part: PackedTexts, first_block, seed=dropout_seed):  # first_block: among this device's
             return embed(
                 parameters, model, part, dtype=dtype, remat=remat,
                 dropout=None if seed is None else DropoutSeed(seed, step),
@@ -144,7 +144,7 @@ def make_train_step(
     """A compiled step: (state, batch) -> (state, metrics); the state is donated.
 
     The metrics are "loss", "gradient_norm", "learning_rate" and those of the objective.
-    Two programs, as the first is compiled anew for each number of rows, and the second, the optimizer, is not.
+    It is two programs: the gradient is compiled again for each number of rows, the optimizer only once.
     """
     loss_and_gradient = jax.jit(loss_and_gradient, donate_argnums=1)
     lie = shardings(state_specs(model, objective, optimizer, layout), layout.mesh)

@@ -3,10 +3,10 @@
     python main.py sweep --flagfile=recipes/R.flags --grid=learning_rate:1e-4,3e-4 --grid=seed:0,1 --workdir=DIR ...
 
 All other flags are those of the command that is run (python main.py train --help). Each run is a process of its own,
-with the workdir DIR/learning_rate=1e-4,seed=0 and so on. The same sweep again, also with more values, skips the runs
-that are finished, resumes the one that was interrupted and tries failed ones once more. Ctrl-C or SIGTERM lets the run
-under way save itself. DIR/sweep.json and DIR/sweep.tsv hold the table: of each run the scores of the model that it
-exports.
+with the workdir DIR/learning_rate=1e-4,seed=0 and so on. Run the same sweep again, also with more values: it skips
+finished runs, resumes the one that was interrupted and repeats failed ones. After Ctrl-C or
+SIGTERM the current run saves itself first. DIR/sweep.json and DIR/sweep.tsv hold the table: for each run the scores of
+the model that it exports.
 """
 
 import dataclasses
@@ -31,7 +31,7 @@ CONFIGS = {"train": TrainConfig, "distill": DistillConfig}
 SHORT_NAMES = {"lr": "learning_rate"}
 PLACES = ("workdir", "checkpoint_dir")  # each run has its own, below the one that the flag names
 SIGNALS = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
-RESUMABLE = "the same command resumes"  # says a run that was stopped, and exits with 0 like one that is finished
+RESUMABLE = "the same command resumes"  # a stopped run prints this, and exits with 0 like a finished one
 MAIN = pathlib.Path(__file__).resolve().parent.parent / "main.py"
 
 
@@ -55,7 +55,7 @@ class Run(NamedTuple):
 
 
 def sweep(config: SweepConfig, arguments: list[str]) -> int:
-    """Runs what is not finished; 0 if no run failed, 1 if some did, 128 + the signal's number if stopped by one.
+    """Runs what is not finished. Returns 0 if no run failed, 1 if some did, 128 + its number if a signal stopped it.
 
     Raises, before the first run: flags.Error if a run's flags are wrong, ValueError if a run has finished with others.
     """
@@ -185,7 +185,7 @@ class Processes:
 
     def run(self, arguments: list[str]) -> tuple[int, str]:
         """(exit status, last line of stderr) of a process whose stderr is shown while it runs."""
-        # A process group of its own: Ctrl-C reaches us alone, and the process is asked to end in the way that saves.
+        # A process group of its own: Ctrl-C reaches only us, and we ask the process to end in the way that saves.
         with subprocess.Popen(arguments, stdin=subprocess.DEVNULL, stderr=subprocess.PIPE, process_group=0) as process:
             self._process = process
             if self.stopped_by:  # between two runs, or before it had a name

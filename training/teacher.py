@@ -63,17 +63,17 @@ def set_up_teacher(
         except ValueError as error:
             if config.teacher.teacher_embeddings == "stored":
                 raise
-            reason = f"{error}. Or "
+            reason = f"{error}. And "
     prompts = next(filter(lambda prompts: any(prompts.values()), (
         read_dataset_manifest(config.data.data_dir, name)["options"]["prompts"] for name in datasets)), {})
     if any(prompts.values()) or teachers_tokenizer.fingerprint != tokenizer.fingerprint:
         obstacle = f"the data has the prompts {prompts}, which are the student's" if any(prompts.values()) else (
             f"the teacher {config.teacher.teacher} has another tokenizer than the student")
-        raise ValueError(f"{reason}compute them in each step: but {obstacle}: run `main.py teach "
+        raise ValueError(f"{reason}the teacher cannot embed each batch, because {obstacle}: run `main.py teach "
                          f"--teacher={config.teacher.teacher} --data_dir={config.data.data_dir} --source_dir=DIR`")
     if config.batch.max_length > model.encoder.max_positions:
-        raise ValueError(f"max_length={config.batch.max_length} is above the teacher's position table's "
-                         f"{model.encoder.max_positions}")
+        raise ValueError(f"max_length={config.batch.max_length} is more than the teacher's position table holds, "
+                         f"{model.encoder.max_positions}: give a smaller --max_length")
     logging.info("teacher: computes its embeddings in each step")
     specs = jax.tree.map(state_spec("parameters", layout), declare(model))
     parameters = place(loaded.parameters, specs, layout.mesh)

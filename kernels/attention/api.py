@@ -34,12 +34,12 @@ def attend(
 ) -> jax.Array:
     """out = dropout(softmax(q k^T / sqrt(d) over the tokens of the same text)) v, for each head (Vaswani et al. 2017).
 
-    Differentiable in qkv. Unused tokens (segment 0) attend to one another: what they get means nothing, but is finite.
+    Differentiable in qkv. Unused tokens (segment 0) attend to one another; their results are meaningless but finite.
     Dropout drops probabilities at `rate`, the same ones in every implementation. Scores accumulate in float32.
 
     Args:
-      implementation: "auto" is "tpu" on a TPU wherever that supports the sizes, and "xla" elsewhere; a named one raises
-        ValueError where it cannot run.
+      implementation: "auto" is "tpu" on a TPU if that supports the sizes, else "xla"; a named one raises ValueError
+        if it cannot run.
 
     Returns:
       The attended values [r, L, D], in qkv's dtype, the heads side by side.
@@ -57,7 +57,7 @@ def attend(
 
 @functools.partial(jax.custom_vjp, nondiff_argnums=(0,))
 def _attend(options: _Options, qkv, texts, dropout):
-    """texts: segments [r, L], or for XLA which tokens are of one text [r, L, L]."""
+    """texts: segments [r, L]; for XLA [r, L, L], 1 if two tokens belong to one text."""
     return _forward(options, qkv, texts, dropout)[0]
 
 

@@ -1,6 +1,6 @@
-"""out = dropout(softmax(q k^T / sqrt(d) over the tokens of the same text)) v as the formula has it: plain jnp, float32.
+"""out = dropout(softmax(q k^T / sqrt(d) over the tokens of the same text)) v as the formula says: plain jnp, float32.
 
-Its gradient is JAX's own: the form that is plainly right, for small problems and for tests.
+JAX derives the gradient. This form is easy to check; it is for small problems and tests.
 
 Legend: r rows, L tokens per row, D hidden size, h heads, d = D / h.
 """

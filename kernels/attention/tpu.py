@@ -1,13 +1,14 @@
 """out = dropout(softmax(q k^T / sqrt(d) over the tokens of the same text)) v: Pallas for TPU.
 
-A program does a block of heads of one row, whose tokens all fit in VMEM: no score goes to HBM, there is no running
-maximum, and the backward pass keeps nothing but the operands and computes all again. Both read queries, keys and values
-where the projection left them, [r, L, 3 D], and the backward writes its gradient so: nothing is transposed in HBM.
+A program handles a block of heads of one row, whose tokens all fit in VMEM. No score goes to HBM, there is no running
+maximum, and the backward pass keeps only the operands and recomputes the rest. Both passes read queries, keys and
+values as the projection wrote them, [r, L, 3 D], and the gradient is written in that layout: nothing is transposed in
+HBM.
 
-Scores stand on their side, [L keys, 128 queries]: what belongs to a query (segment, maximum, sum) is then a lane row
-that needs no transposing, sums over keys add registers, and every product is a plain one. Heads are narrower than a
-register's 128 lanes: those of one register are done together, a head picked by zeroing the lanes of the others in one
-operand of a product (a matrix unit pads to 128 anyway), or as rows of what is transposed.
+Scores are transposed, [L keys, 128 queries]. So the values of a query (segment, maximum, sum) are a row of lanes that
+needs no transposing, sums over keys add registers, and every product is a plain one. Heads are narrower than a
+register's 128 lanes. The heads of one register are done together: a head is selected by zeroing the lanes of the others
+in one operand of a product (a matrix unit pads to 128 anyway), or as rows of a transposed operand.
 
 Legend: r rows, L tokens per row, D hidden size, h heads, d = D / h, w lanes of a block of heads.
 """
@@ -28,17 +29,17 @@ VMEM_BYTES = 14 * 2**20
 """Of the 16 MiB that XLA grants a kernel on v3 to v5p without a flag (the rest is Mosaic's own)."""
 
 LONGEST_ROW = 512
-"""Of a longer one, 128 lanes of heads may not fit in VMEM (float32 at full precision)."""
+"""Tokens. Of a longer row, 128 lanes of heads may not fit in VMEM (float32 at full precision)."""
 
 
 def vmem_bytes(length: int, width: int, itemsize: int) -> int:
-    """VMEM of the backward kernel; the forward needs less. Blocks are double-buffered: hence the factor of two.
+    """VMEM of the backward kernel; the forward needs less. The factor of two is for double buffering.
 
-    1 to 8 % above what libtpu reports on v3 where a kernel is too large (float32 at full precision); v5e needs less.
+    1 to 8 % above what libtpu reports on v3 if a kernel is too large (float32 at full precision); v5e needs less.
     """
     blocks = 2 * 5 * length * width * itemsize  # queries, keys, values, gradient; a third of the result
     parts = 3 * length * width * itemsize  # the result
-    tiles = 24 * length * LANES * 4  # [L, 128] float32: operands of one head, scores, gradients, and what is spilled
+    tiles = 24 * length * LANES * 4  # [L, 128] float32: operands of one head, scores, gradients, spilled registers
     if itemsize == 4:  # a float32 product at full precision splits its operands into three bfloat16 parts
         tiles += 8 * length * LANES * 6
     return blocks + parts + tiles
@@ -71,7 +72,7 @@ def forward(
     num_heads: int,
     rate: float,
     interpret: bool = False,
-) -> tuple[jax.Array, tuple]:  # out [r, L, D]; what backward wants to know beside the operands: nothing
+) -> tuple[jax.Array, tuple]:  # out [r, L, D]; residuals of the backward beside the operands: none
     rows, length, width = qkv.shape
     size = width // 3
     block = block_width(length, size, qkv.dtype.itemsize)
@@ -96,7 +97,7 @@ def backward(
     rate: float,
     interpret: bool = False,
 ) -> jax.Array:  # [r, L, 3 D]
-    """A block of heads has its result in three places: the last axis of the grid writes one after the other."""
+    """The result of a block of heads lies in three places: the last axis of the grid writes one after the other."""
     rows, length, width = qkv.shape
     size = width // 3
     block = block_width(length, size, qkv.dtype.itemsize)
@@ -136,7 +137,7 @@ def _forward_kernel(operands, out, *, head_size: int, rate: float):
 
 
 def _backward_kernel(operands, result, parts, *, head_size: int, rate: float):
-    """Row, block of heads, part of the result: all is computed for the first part."""
+    """Row, block of heads, part of the result: the first part computes everything."""
     length, width = result.shape
 
     def register(index, _):
@@ -185,7 +186,7 @@ def _probabilities(segments, keys, queries, rows):
 
 
 def _dropped(probabilities, operands, register, head: int, block, head_size: int, rate: float):
-    """The probabilities [L, 128] with dropout: element (head, query, key) of a row is the same as everywhere."""
+    """The probabilities [L, 128] with dropout: the same element (head, query, key) of a row in every implementation."""
     if "dropout" not in operands:
         return probabilities
     length = probabilities.shape[0]
@@ -199,7 +200,7 @@ def _dropped(probabilities, operands, register, head: int, block, head_size: int
 
 
 def _product(left, right):
-    """left [m, k] times right [k, n], float32, as exact as the encoder's other products (default_matmul_precision)."""
+    """left times right in float32, as exact as the encoder's other products (default_matmul_precision)."""
     return jnp.dot(left, right, preferred_element_type=jnp.float32)
 
 

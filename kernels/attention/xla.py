@@ -1,10 +1,9 @@
 """out = dropout(softmax(q k^T / sqrt(d) over the tokens of the same text)) v by plain XLA, for any back end.
 
-The backward pass keeps the output and a log-sum-exp a query, and computes the scores again. On the CPU c rows are done
-at a time, so that their scores [c, h, L, L] stay in the cache; elsewhere all rows at once. Three things matter on the
-CPU, each a factor of its own: scores in the cache; a mask that multiplies (an exponential of a masked score is a
-denormal number, on which every later product is slow); and products whose left operand is contracted over its last axis
-(the others are slow).
+The backward pass keeps the output and one log-sum-exp per query, and recomputes the scores. On the CPU it handles r of
+the rows at a time, so that their scores [r, h, L, L] stay in the cache; elsewhere all rows at once. Three things matter
+on the CPU: scores in the cache; a mask that multiplies (the exponential of a masked score is a denormal number, which
+slows every later product down); and products whose left operand is contracted over its last axis (others are slow).
 
 Legend: r rows, L tokens per row, D hidden size, h heads, d = D / h.
 """
@@ -17,7 +16,7 @@ import jax.numpy as jnp
 
 from kernels.dropout import DropoutKeys, keep_mask
 
-CACHED_SCORES = 2**20  # score elements done at a time on the CPU: 4 MiB
+CACHED_SCORES = 2**20  # scores at a time on the CPU: 4 MiB
 
 
 def forward(
@@ -27,7 +26,7 @@ def forward(
     *,
     num_heads: int,
     rate: float,
-) -> tuple[jax.Array, tuple[jax.Array, jax.Array]]:  # out [r, L, D]; what backward wants to know: it and log-sum-exps
+) -> tuple[jax.Array, tuple[jax.Array, jax.Array]]:  # out [r, L, D]; residuals of the backward: out, log-sum-exps
     function = functools.partial(_forward, num_heads=num_heads, rate=rate)
     out, logsumexp = _over_rows(function, num_heads, qkv, same_text, dropout)
     return out, (out, logsumexp)
@@ -64,7 +63,7 @@ def _over_rows(function, num_heads: int, *arrays):
 
 
 def _split(qkv: jax.Array, num_heads: int) -> jax.Array:
-    """[c, L, 3 D] -> [3, c, h, L, d]."""
+    """[r, L, 3 D] -> [3, r, h, L, d]."""
     rows, length, width = qkv.shape
     return qkv.reshape(rows, length, 3, num_heads, width // (3 * num_heads)).transpose(2, 0, 3, 1, 4)
 
@@ -73,11 +72,11 @@ _product = functools.partial(jnp.einsum, preferred_element_type=jnp.float32)
 
 
 def _forward(qkv, same_text, keys, *, num_heads, rate):
-    """-> attended values [c, L, D], log-sum-exp of the scores [c, h, L] float32."""
+    """-> attended values [r, L, D], log-sum-exp of the scores [r, h, L] float32."""
     rows, length, width = qkv.shape
     queries, keys_, values = _split(qkv, num_heads)
     queries = queries * (1 / math.sqrt(queries.shape[-1]))
-    mask = same_text[:, None]  # [c, 1, L, L]
+    mask = same_text[:, None]  # [r, 1, L, L]
     scores = _product("rhqd,rhkd->rhqk", queries, keys_)
     maximum = jnp.where(mask > 0, scores, -1e30).max(axis=-1, keepdims=True)
     # The minimum changes nothing where the mask is 1, and keeps infinities out where it is 0.
@@ -92,7 +91,7 @@ def _forward(qkv, same_text, keys, *, num_heads, rate):
 
 
 def _backward(qkv, same_text, keys, out, logsumexp, gradient, *, num_heads, rate):
-    """-> gradient of qkv, [c, L, 3 D]. The scores are computed again, and the dropout mask too."""
+    """-> gradient of qkv, [r, L, 3 D]. The scores are computed again, and the dropout mask too."""
     rows, length, width = qkv.shape
     size = width // (3 * num_heads)
     queries, keys_, values = _split(qkv, num_heads)
@@ -101,7 +100,7 @@ def _backward(qkv, same_text, keys, out, logsumexp, gradient, *, num_heads, rate
     heads = (rows, length, num_heads, size)
     # sum_k p_qk dp_qk = <out_q, gradient_q>, dropout or not.
     inner = (gradient.reshape(heads).astype(jnp.float32) * out.reshape(heads)).sum(axis=-1).transpose(0, 2, 1)
-    gradient = gradient.reshape(heads).transpose(0, 2, 1, 3)  # [c, h, L, d]
+    gradient = gradient.reshape(heads).transpose(0, 2, 1, 3)  # [r, h, L, d]
 
     scores = _product("rhqd,rhkd->rhqk", queries, keys_)
     probabilities = jnp.exp(jnp.minimum(scores - logsumexp[..., None], 0.0)) * same_text[:, None]

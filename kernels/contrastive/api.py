@@ -1,17 +1,17 @@
-"""similarity_logsumexp, the primitive under every contrastive loss, summed_logsumexp, and who computes them.
+"""similarity_logsumexp and summed_logsumexp, the primitives of every contrastive loss, and their implementations.
 
-Losses compose from the first by AD: a symmetric one takes row_lse and column_lse from a single product, and over
-devices the column part is combined by sharding.collectives.psum_logsumexp. A one-way loss takes the second, the sum of
-the rows alone.
+AD composes losses from them. A symmetric loss takes row_lse and column_lse of similarity_logsumexp from a single
+product; over devices, sharding.collectives.psum_logsumexp combines the columns. A one-way loss needs only the sum of
+the rows, summed_logsumexp.
 
-With u = b N D the product of queries and keys costs 2u FLOPs. The floor of loss and gradient, one way or symmetric from
-one product, is 8u where the backward recomputes the scores (forward 2u, backward 6u), and 6u where it finds them kept:
-all of them, or, for a sum of the rows, those of a strip of r rows at a time, in 2 r N bytes. What is executed:
+With u = b N D the product of queries and keys costs 2u FLOPs. Loss and gradient, one-way or symmetric, cost at least 8u
+if the backward recomputes the scores (forward 2u, backward 6u), and 6u if the scores are kept: all of them or, for a
+sum of the rows, those of a strip of r rows at a time, in 2 r N bytes. The implementations execute:
 
              similarity_logsumexp                     summed_logsumexp
   reference  6u, and keeps [b, N]                     the same
-  xla        8u, 6u where the whole block is a tile   6u; 8u where a strip is too large (xla.strip_blocks)
-  tpu        8u, 10u where the float32 gradient of    the same
+  xla        8u, 6u if the whole block is a tile      6u; 8u if a strip is too large (xla.strip_blocks)
+  tpu        8u, 10u if the float32 gradient of       the same
              the queries does not fit into VMEM:
              large batches on v3 and v4
   hopper     8u                                       the same
@@ -30,7 +30,7 @@ from kernels.contrastive import reference, tile, tpu, xla
 from kernels.contrastive.labels import PairLabels, pair_labels
 from kernels.contrastive.tile import RowStatistics
 from kernels.implementation import choose_implementation
-from sharding.collectives import all_gather_with_gradient
+from sharding.collectives import AxisName, all_gather_with_gradient, scatter_sum
 
 Implementation = Literal["auto", "reference", "xla", "tpu", "tpu_interpret", "hopper", "hopper_interpret"]
 
@@ -38,19 +38,17 @@ Implementation = Literal["auto", "reference", "xla", "tpu", "tpu_interpret", "ho
 class _Options(NamedTuple):
     implementation: str
     columns: bool
-    statistics: bool
     shift: float | None
     row_block: int | None
     column_block: int | None
-    axis_name: str | None = None
+    axis_name: AxisName | None = None
 
 
 class _SumOptions(NamedTuple):
-    statistics: bool
     shift: float | None
     blocks: tuple[int, int]
     transposed: bool  # xla.adds_transposed
-    axis_name: str | None
+    axis_name: AxisName | None
     num_keys: int
     dtype: jnp.dtype  # of the operands
 
@@ -64,39 +62,37 @@ def similarity_logsumexp(
     key_labels: jax.Array | None = None,  # [N, 2] int32: key text, anchor text
     positives: jax.Array | None = None,  # [b] int32: column of each row's own positive
     columns: bool = True,
-    statistics: bool = False,
     bound: float | None = None,
-    axis_name: str | None = None,
+    axis_name: AxisName | None = None,
     implementation: Implementation = "auto",
     row_block: int | None = None,
     column_block: int | None = None,
-) -> tuple[jax.Array, jax.Array | None] | tuple[jax.Array, jax.Array | None, RowStatistics]:
+) -> tuple[jax.Array, jax.Array | None, RowStatistics]:
     """row_lse_i = log sum_j exp(s_ij) and column_lse_j = log sum_i exp(s_ij) with s_ij = scale <q_i, k_j>.
 
-    Both sums leave out false negatives: with labels (equal where the texts are; labels.text_labels), the key j is no
-    negative of row i where its text is i's positive or i's query, or where its anchor is i's query. A row's own
-    positive is always kept. The text label -1 is an empty slot, which takes part in nothing (anchor label -1: no
-    anchor). key_labels without query_labels and positives leaves out the empty keys only.
+    Both sums leave out false negatives. Two labels are equal if their texts are (labels.text_labels). Key j is a false
+    negative of row i if its text is i's positive or i's query, or if its anchor is i's query. A row's own positive is
+    always kept. The text label -1 is an empty slot, which is left out everywhere (anchor label -1: no anchor). With
+    key_labels but without query_labels and positives, only the empty keys are left out.
 
-    Differentiable in queries, keys and scale; saves only its operands and the two results. A row or column without a
-    candidate has the value -inf and the gradient zero. Scores, sums and gradients accumulate in float32.
+    Differentiable in queries, keys and scale; it saves only its operands and the two results. A row or column without a
+    candidate has the value -inf and a gradient of zero. Scores, sums and gradients accumulate in float32.
 
     Args:
-      columns: False leaves the column part out, at no cost: column_lse is None.
-      statistics: True adds RowStatistics to the results, from the same product. No gradient flows into it.
-      bound: the caller's promise that |s_ij| <= bound, as with unit-norm embeddings and bound = scale. Where
-        2 bound + ln max(b, N) < 156, a constant then takes the place of the running maximum, which saves exponentials
-        (tile.constant_shift). A promise that does not hold gives infinities.
-      axis_name: inside shard_map (check_vma=False), keys [n, D] are this device's; they are gathered, N = W n in device
-        order, and labels, positives and column_lse are those of all N. The gradient of the keys is summed over the
-        devices in float32 and rounded to their dtype only then, as that of a gathered array would not be.
-      implementation: "auto" is "tpu" on a TPU and "xla" elsewhere; a named one raises ValueError where it cannot run.
-        "hopper" is for bfloat16 on Hopper GPUs; as no GPU has run it yet, it must be named.
+      columns: False computes no column part: column_lse is None.
+      bound: the caller's promise that |s_ij| <= bound, as with unit-norm embeddings and bound = scale. If
+        2 bound + ln max(b, N) < 156, a constant then replaces the running maximum, which saves exponentials
+        (tile.constant_shift). If the promise is broken, results are infinite.
+      axis_name: inside shard_map (check_vma=False), keys [n, D] are this device's. They are gathered, N = W n in device
+        order; labels, positives and column_lse refer to all N. The gradient of the keys is summed over the devices in
+        float32 and only then rounded to their dtype. (AD of a gathered array would round before the sum.)
+      implementation: "auto" is "tpu" on a TPU and "xla" elsewhere; a named one raises ValueError if it cannot run.
+        "hopper" is for bfloat16 on Hopper GPUs; no GPU has run it yet, so "auto" does not choose it.
       row_block, column_block: tile sizes; None lets the implementation choose.
 
     Returns:
-      row_lse [b] and column_lse [N] (or None), float32, and RowStatistics if asked for. Over devices column_lse covers
-      the local rows only.
+      row_lse [b] and column_lse [N] (or None), float32, and RowStatistics, from the same product; no gradient flows
+      into these. Over devices column_lse covers the local rows only.
     """
     all_keys = keys if axis_name is None else all_gather_with_gradient(keys, axis_name)
     _check_arguments(queries, all_keys, scale, query_labels, key_labels, positives, bound)
@@ -104,14 +100,11 @@ def similarity_logsumexp(
     labels = pair_labels(query_labels, key_labels, positives, queries.shape[0])
     with jax.named_scope("similarity_logsumexp"):
         if chosen == "reference":
-            results = reference.similarity_logsumexp(
-                queries, all_keys, scale, labels, columns=columns, statistics=statistics)
-        else:
-            shift = tile.constant_shift(bound, queries.shape[0], all_keys.shape[0])
-            options = _Options(chosen, columns, statistics, shift, row_block, column_block, axis_name)
-            all_keys = jax.lax.stop_gradient(all_keys)
-            results = _similarity_logsumexp(options, queries, keys, all_keys, jnp.asarray(scale, jnp.float32), labels)
-    return results if statistics else results[:2]
+            return reference.similarity_logsumexp(queries, all_keys, scale, labels, columns=columns)
+        shift = tile.constant_shift(bound, queries.shape[0], all_keys.shape[0])
+        options = _Options(chosen, columns, shift, row_block, column_block, axis_name)
+        all_keys = jax.lax.stop_gradient(all_keys)
+        return _similarity_logsumexp(options, queries, keys, all_keys, jnp.asarray(scale, jnp.float32), labels)
 
 
 def summed_logsumexp(
@@ -122,22 +115,21 @@ def summed_logsumexp(
     query_labels: jax.Array | None = None,  # [b, 2] int32: query text, positive text
     key_labels: jax.Array | None = None,  # [N, 2] int32: key text, anchor text
     positives: jax.Array | None = None,  # [b] int32: column of each row's own positive
-    statistics: bool = False,
     bound: float | None = None,
-    axis_name: str | None = None,
+    axis_name: AxisName | None = None,
     implementation: Implementation = "auto",
     row_block: int | None = None,
     column_block: int | None = None,
-) -> jax.Array | tuple[jax.Array, RowStatistics]:
-    """sum_i row_lse_i of similarity_logsumexp, float32 [], with RowStatistics if asked for.
+) -> tuple[jax.Array, RowStatistics]:
+    """sum_i row_lse_i of similarity_logsumexp, float32 [], and RowStatistics.
 
-    All rows have the sum's cotangent, so that their gradients are known but for this factor when the sum is: "xla"
-    computes them together, one strip of rows after the other, 6u in all, and saves the gradients alone. A sum that
-    nobody differentiates costs 2u. Where a strip is too large (xla.strip_blocks), and with the other implementations,
-    it is the sum over similarity_logsumexp, 8u. The arguments are those of similarity_logsumexp, but for:
+    All rows share the sum's cotangent, so their gradients are known, up to this factor, as soon as the sum is. "xla"
+    computes both together, one strip of rows after the other, 6u in all, and saves only the gradients. Without a
+    gradient the sum costs 2u. If a strip is too large (xla.strip_blocks), and with the other implementations, it is the
+    sum over similarity_logsumexp, 8u. The arguments are those of similarity_logsumexp, except:
 
     Args:
-      row_block, column_block: of a strip and of a tile of it; None lets the implementation choose.
+      row_block, column_block: rows of a strip, columns of a tile; None lets the implementation choose.
     """
     labels = {"query_labels": query_labels, "key_labels": key_labels, "positives": positives}
     chosen = choose("summed_logsumexp", implementation, queries)
@@ -146,25 +138,24 @@ def summed_logsumexp(
     if strip is None:
         if chosen == "xla":
             _log_recomputation(queries.shape[0], num_keys)
-        row_lse, _, *found = similarity_logsumexp(
-            queries, keys, scale, columns=False, statistics=statistics, bound=bound, axis_name=axis_name,
-            implementation=chosen, row_block=row_block, column_block=column_block, **labels)
-        return (jnp.sum(row_lse), *found) if statistics else jnp.sum(row_lse)
+        row_lse, _, statistics = similarity_logsumexp(
+            queries, keys, scale, columns=False, bound=bound, axis_name=axis_name, implementation=chosen,
+            row_block=row_block, column_block=column_block, **labels)
+        return jnp.sum(row_lse), statistics
     all_keys = keys if axis_name is None else all_gather_with_gradient(keys, axis_name)
     _check_arguments(queries, all_keys, scale, **labels, bound=bound)
     options = _SumOptions(
-        statistics, tile.constant_shift(bound, queries.shape[0], num_keys), (strip[0], column_block or strip[1]),
+        tile.constant_shift(bound, queries.shape[0], num_keys), (strip[0], column_block or strip[1]),
         xla.adds_transposed(queries.dtype), axis_name, num_keys, queries.dtype)
     with jax.named_scope("summed_logsumexp"):
-        total, found = _summed_logsumexp(
+        return _summed_logsumexp(
             options, queries, keys, jax.lax.stop_gradient(all_keys), jnp.asarray(scale, jnp.float32),
             pair_labels(**labels, num_rows=queries.shape[0]))
-    return (total, found) if statistics else total
 
 
 @functools.cache
 def _log_recomputation(num_rows: int, num_keys: int) -> None:
-    logging.info("summed_logsumexp: no strip of %d x %d scores fits: its gradient computes them again",
+    logging.info("summed_logsumexp: no strip of %d x %d scores fits: the gradient recomputes the scores",
                  num_rows, num_keys)
 
 
@@ -178,7 +169,7 @@ def choose(kernel: str, implementation: Implementation, queries: jax.Array) -> s
 
 
 def _hopper():
-    """The module, imported where it might run: Mosaic GPU takes as long to import as the rest."""
+    """The module, imported only if it may run: Mosaic GPU takes as long to import as everything else."""
     from kernels.contrastive import hopper
 
     return hopper
@@ -186,9 +177,9 @@ def _hopper():
 
 @functools.partial(jax.custom_vjp, nondiff_argnums=(0,))
 def _similarity_logsumexp(options: _Options, queries, keys, all_keys, scale, labels: PairLabels | None):
-    """Computed from all_keys, differentiable in this device's keys."""
+    """Computed from all_keys; the gradient goes to this device's keys."""
     forward, _ = _functions(options)
-    return forward(queries, all_keys, scale, labels, columns=options.columns, statistics=options.statistics)
+    return forward(queries, all_keys, scale, labels, columns=options.columns)
 
 
 def _forward(options: _Options, queries, keys, all_keys, scale, labels):
@@ -210,7 +201,7 @@ def _backward(options: _Options, residuals, cotangents):
         queries, all_keys, scale, labels, unit, row_values, column_values[0] if column_values else None,
         key_gradient_dtype=key_dtype)
     if options.axis_name is not None:
-        key_gradient = jax.lax.psum_scatter(key_gradient, options.axis_name, tiled=True)
+        key_gradient = scatter_sum(key_gradient, options.axis_name)
     return query_gradient, key_gradient.astype(queries.dtype), None, scale_gradient, None
 
 
@@ -219,17 +210,16 @@ _similarity_logsumexp.defvjp(_forward, _backward)
 
 @functools.partial(jax.custom_vjp, nondiff_argnums=(0,))
 def _summed_logsumexp(options: _SumOptions, queries, keys, all_keys, scale, labels: PairLabels | None):
-    """Computed from all_keys, differentiable in this device's keys."""
-    row_lse, _, found = xla.forward(
-        queries, all_keys, scale, labels, columns=False, statistics=options.statistics, shift=options.shift)
-    return jnp.sum(row_lse), found
+    """Computed from all_keys; the gradient goes to this device's keys."""
+    row_lse, _, statistics = xla.forward(queries, all_keys, scale, labels, columns=False, shift=options.shift)
+    return jnp.sum(row_lse), statistics
 
 
 def _sum_forward(options: _SumOptions, queries, keys, all_keys, scale, labels):
-    total, found, gradients = xla.sum_and_gradients(
-        queries, all_keys, scale, labels, statistics=options.statistics, shift=options.shift,
-        row_block=options.blocks[0], column_block=options.blocks[1], transposed=options.transposed)
-    return (total, found), gradients
+    total, statistics, gradients = xla.sum_and_gradients(
+        queries, all_keys, scale, labels, shift=options.shift, row_block=options.blocks[0],
+        column_block=options.blocks[1], transposed=options.transposed)
+    return (total, statistics), gradients
 
 
 def _sum_backward(options: _SumOptions, gradients, cotangents):
@@ -237,7 +227,7 @@ def _sum_backward(options: _SumOptions, gradients, cotangents):
     factor, _ = cotangents
     key_gradient = xla.scaled_key_gradient(key_blocks, factor, options.num_keys, options.transposed)
     if options.axis_name is not None:
-        key_gradient = jax.lax.psum_scatter(key_gradient, options.axis_name, tiled=True)
+        key_gradient = scatter_sum(key_gradient, options.axis_name)
     return ((factor * query_gradient).astype(options.dtype), key_gradient.astype(options.dtype), None,
             factor * scale_gradient, None)
 
@@ -271,7 +261,7 @@ def _check_arguments(queries, keys, scale, query_labels, key_labels, positives, 
     if (query_labels is None) != (positives is None):
         raise ValueError("query_labels and positives go together: give both or neither")
     if query_labels is not None and key_labels is None:
-        raise ValueError("query_labels need key_labels: give both, or key_labels alone")
+        raise ValueError("query_labels need key_labels: give both, or only key_labels")
     expected = {"query_labels": (query_labels, (queries.shape[0], 2)), "key_labels": (key_labels, (keys.shape[0], 2)),
                 "positives": (positives, (queries.shape[0],))}
     for name, (array, shape) in expected.items():

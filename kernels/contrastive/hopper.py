@@ -1,37 +1,37 @@
 """row_lse_i = log sum_j exp(s_ij), column_lse_j = log sum_i exp(s_ij), s_ij = scale <q_i, k_j>: Mosaic GPU for Hopper.
 
-A thread block keeps k keys in shared memory and passes rows by them, 128 at a time. One warpgroup fetches pieces of
-the rows, [128, 64], with TMA into a ring of stages; two multiply 64 rows each (wgmma) and hold their tile of scores,
-[64, k], in registers. With u = b N D:
+A thread block keeps c keys in shared memory and processes the rows 128 at a time. One warpgroup fetches pieces of the
+rows, [128, 64], with TMA into a ring of stages. Two warpgroups multiply 64 rows each (wgmma) and hold their tile of
+scores, [64, c], in registers. With u = b N D:
 
-  forward    2u  sums over the keys of a block are reduced within a warp, and go to memory as [C, b]. Sums over rows
-                 stay in registers, apart for each of a warpgroup's 64 rows, until the last tile, and go there as
-                 [2 S, N]. XLA adds both up.
-  backward   6u  a kernel like the forward one recomputes the scores of a strip of keys and all rows and writes their
-                 gradient dS, [b, n] bfloat16. XLA does the two products, dQ += dS K and dK = dS^T Q.
+  forward    2u  sums over the keys of a block are reduced within a warp and written as [key_blocks, b]. Sums over rows
+                 stay in registers until the last tile, separately for each of a warpgroup's 64 rows, and are written as
+                 [2 splits, N]. XLA adds both up.
+  backward   6u  a kernel like the forward one recomputes the scores of all rows and a strip of keys and writes their
+                 gradient dS, [b, strip] bfloat16. XLA computes the two products, dQ += dS K and dK = dS^T Q.
 
-Loss and gradient cost 8u, the floor of any scheme that recomputes the scores. Memory beside arguments and results is
-that of a strip, at most STRIP_BYTES, a float32 dQ, and 4 b N / k bytes for each sum or statistic of the rows.
+Loss and gradient cost 8u, the least if scores are recomputed. Beside arguments and results the memory is that of a
+strip, at most STRIP_BYTES, a float32 dQ, and 4 b N / c bytes for each sum or statistic of the rows.
 
-Interpreted, and compiled for an H200 without one (BUILD.md), never run on a GPU: the numbers here are counted, not
-measured.
+This has been interpreted, and compiled for an H200 without one (BUILD.md), but never run on a GPU. The numbers here are
+counted, not measured.
 
-Why the products of the backward are XLA's. In one kernel dQ [64, D] float32 would accumulate in registers, D split
-over warpgroups, 256 each. That takes 10u, one pass more for dK. At D = 768 a block of 64 rows does 128 FLOPs for each
-byte of keys that it reads from L2, 6 TB/s at the peak of the tensor cores; and three warpgroups share a tile of scores:
-of 48 keys, all that fits beside the rows, each has 16, and a wgmma of 16 columns reads its left operand from shared
-memory in 2.5 times the time that it multiplies. The two together allow little more than half of the peak. At D = 1024
-[64, D] float32 is all registers that there are. A strip costs 2 bytes a score, written once and read twice: 3 GB at
-8192 x 65536.
+Why XLA computes the products of the backward: in one kernel dQ [64, D] float32 would accumulate in registers, with D
+split over warpgroups, 256 each. That takes 10u, as dK needs one more pass. At D = 768 a block of 64 rows does 128 FLOPs
+for each byte of keys that it reads from L2, which is 6 TB/s at the peak of the tensor cores. Besides, three warpgroups
+share a tile of scores: of the 48 keys that fit beside the rows each has 16, and a wgmma of 16 columns takes 2.5 times
+as long to read its left operand from shared memory as to multiply. Together these allow little more than half of the
+peak. At D = 1024, [64, D] float32 fills all registers. A strip costs 2 bytes per score, written once and read twice:
+3 GB at 8192 x 65536.
 
-To try on a GPU: a warpgroup starts its next products when its sums are done, and only the other one fills that gap
-(128 k exponentials a tile take about a sixth of the time of its products at D = 768). A second accumulator, in the
-registers that are free, would. A cluster of two blocks could share the pieces of the rows.
+To try on a GPU: a warpgroup starts its next products only when its sums are done, and only the other warpgroup fills
+this gap (128 c exponentials per tile take about a sixth of the time of its products at D = 768). A second accumulator
+in the free registers would fill it too. A cluster of two blocks could share the pieces of the rows.
 
-Mosaic's reduction across warps has one buffer in shared memory for all warpgroups: they take turns at the end.
+Mosaic's reduction across warps has one buffer in shared memory for all warpgroups, so they take turns at the end.
 
-Legend: b query rows, N keys, D width (padded to a multiple of 128); k keys of a block, C blocks of keys; 128 rows of a
-tile; n keys of a strip; S splits of the row tiles over thread blocks.
+Legend: b query rows, N keys, D width (padded to a multiple of 128); a tile has 128 rows and c columns, the keys of a
+block. A strip is a part of the keys; splits are parts of the row tiles, for different thread blocks.
 """
 
 import dataclasses
@@ -45,39 +45,40 @@ from jax._src.pallas.mosaic_gpu.interpret.params import InterpretGPUParams  # pl
 from jax.experimental import pallas as pl
 from jax.experimental.pallas import mosaic_gpu as plgpu
 
+from kernels.blocks import check_multiple
 from kernels.contrastive import tile
-from kernels.contrastive.labels import EMPTY, PairLabels, is_false_negative, is_left_out
+from kernels.contrastive.labels import EMPTY, PairLabels, is_false_negative, is_left_out, operand_sides
 from kernels.products import pad_width, product
 
 CONSUMERS = 2  # warpgroups that multiply
-WARPGROUP_ROWS = 64  # of a wgmma
+WARPGROUP_ROWS = 64  # rows of one wgmma
 TILE_ROWS = CONSUMERS * WARPGROUP_ROWS
 CHUNK = 64  # of D in a stage: 128 bytes, what TMA and wgmma swizzle
 FIELD_SLOTS = 2  # row tiles whose labels and values are in shared memory
-SHARED_BYTES = 227 * 1024  # what a block may have
+SHARED_BYTES = 227 * 1024  # the most that a block may have
 REDUCTION_BYTES = 2048  # Mosaic's, for reductions across warps
 BARRIER_BYTES = 512  # at most 8 bytes for each of 2 * (stages + 2) + 2 barriers, and alignment
 PRODUCER_REGISTERS, CONSUMER_REGISTERS = 40, 232  # a thread: 128 * (40 + 2 * 232) of the 65536
 MOST_KEYS, MOST_KEYS_UNBOUNDED = 96, 64
-"""Keys of the forward kernel's blocks, so that ptxas spills nothing: of 96 keys a thread holds 48 scores, 48 sums over
-rows, without a bound 48 maxima too, and 48 labels."""
+"""Most keys of the forward kernel's blocks, chosen so that ptxas spills nothing. With 96 keys a thread holds 48 scores,
+48 sums over rows, 48 labels and, without a bound, 48 maxima."""
 STRIP_BYTES = 64 * 2**20
-"""Of the gradient of scores that is in memory at a time. At b = 8192 that is 4096 keys: the product that adds into dQ
-does 2 n = 8192 FLOPs for each 8 bytes of dQ that it reads and writes, twice what the memory of an H200 asks for."""
+"""Bytes of the gradient of scores in memory at a time. At b = 8192 that is 4096 keys. The product that adds to dQ then
+does 8192 FLOPs for each 8 bytes of dQ that it reads and writes, twice as many as an H200 needs to be compute-bound."""
 
 
 @dataclasses.dataclass(frozen=True)
 class Blocks:
-    """What a person with the chip tunes: each byte of the rows that is read from L2 does k FLOPs."""
+    """Sizes to tune on a real chip. Each byte of the rows that is read from L2 does c FLOPs."""
 
-    keys: int  # k, a multiple of 32
-    stages: int  # pieces of the rows: one is multiplied, the others are full or on their way
+    keys: int  # c, a multiple of 32
+    stages: int  # pieces of the rows: one is multiplied, the others are full or being fetched
     processors: int = 132  # of an H100 or H200 SXM; one thread block runs on each
 
 
 def shared_bytes(blocks: Blocks, width: int, *, gradient: bool) -> int:
-    """Shared memory of a block; `gradient` is the backward's kernel, whose tile of dS leaves through it."""
-    resident = blocks.keys * width * 2  # [D / 64, k, 64]
+    """Shared memory of a block; `gradient`: of the backward kernel, which writes its tile of dS through it."""
+    resident = blocks.keys * width * 2  # [D / 64, c, 64]
     rows = blocks.stages * TILE_ROWS * CHUNK * 2
     fields = (FIELD_SLOTS * TILE_ROWS * (3 + 2) + blocks.keys * (2 + 2)) * 4  # labels and values
     score_gradient = TILE_ROWS * blocks.keys * 2 if gradient else 0
@@ -85,7 +86,7 @@ def shared_bytes(blocks: Blocks, width: int, *, gradient: bool) -> int:
 
 
 def default_blocks(width: int, *, gradient: bool, most_keys: int = 128) -> Blocks:
-    """The most keys that leave room for three stages, or four. At D = 768 that is 96, in either kernel."""
+    """The most keys that leave room for three or four stages. At D = 768 that is 96 in both kernels."""
     for keys in (128, 96, 64, 32):
         for stages in (4, 3):
             blocks = Blocks(keys, stages)
@@ -96,7 +97,7 @@ def default_blocks(width: int, *, gradient: bool, most_keys: int = 128) -> Block
 
 
 def refusal(width: int, dtype: jnp.dtype) -> str | None:
-    """Why the operands are none for these kernels, or None."""
+    """Why these kernels cannot take the operands, or None."""
     if dtype != jnp.bfloat16:
         return f"it takes bfloat16, not {dtype}"
     try:
@@ -113,12 +114,11 @@ def forward(
     labels: PairLabels | None,
     *,
     columns: bool,
-    statistics: bool,
     shift: float | None,
     row_block: int | None = None,
     column_block: int | None = None,
     interpret: bool = False,
-) -> tuple[jax.Array, jax.Array | None, tile.RowStatistics | None]:  # row_lse [b], column_lse [N] or None, float32
+) -> tuple[jax.Array, jax.Array | None, tile.RowStatistics]:  # row_lse [b], column_lse [N] or None, float32
     sizes = queries.shape[0], keys.shape[0]
     rows, key_side = _sides(queries, keys, labels)
     most_keys = MOST_KEYS if shift is not None else MOST_KEYS_UNBOUNDED
@@ -127,19 +127,18 @@ def forward(
     splits = row_splits(num_key_blocks, num_tiles, blocks.processors)
     sums = ["total"] if shift is not None else ["maximum", "total"]
     of_rows = jax.ShapeDtypeStruct((num_key_blocks, num_tiles * TILE_ROWS), jnp.float32)
-    results = {"row": dict.fromkeys(sums, of_rows)}
+    statistics = tile.RowStatistics._fields[:2 if labels is not None else 1]
+    results = {"row": dict.fromkeys(sums, of_rows), "statistics": dict.fromkeys(statistics, of_rows)}
     if columns:
         results["column"] = dict.fromkeys(
             sums, jax.ShapeDtypeStruct((CONSUMERS * splits, num_key_blocks * blocks.keys), jnp.float32))
-    if statistics:
-        results["statistics"] = dict.fromkeys(tile.RowStatistics._fields[:2 if labels is not None else 1], of_rows)
     found = _call(
         functools.partial(_forward_tiles, num_keys=blocks.keys, sizes=sizes, shift=shift), scale, jnp.int32(0), rows,
         key_side, results, blocks, splits, gradient=False, interpret=interpret,
     )
     row_lse = _combine(found["row"], shift)[:sizes[0]]
     column_lse = _combine(found["column"], shift)[:sizes[1]] if columns else None
-    return row_lse, column_lse, _row_statistics(found["statistics"], sizes[0]) if statistics else None
+    return row_lse, column_lse, _row_statistics(found["statistics"], sizes[0])
 
 
 def backward(
@@ -192,7 +191,7 @@ def backward(
 
 
 def strips_of_keys(num_rows: int, num_keys: int) -> tuple[int, int]:
-    """(number of strips, n): as few as keep the scores of one within STRIP_BYTES; up to twice as many if then even."""
+    """(number of strips, keys of one): the fewest that keep one within STRIP_BYTES; up to twice as many if even."""
     fewest = max(pl.cdiv(2 * num_rows * num_keys, STRIP_BYTES), 1)
     even = [count for count in range(fewest, 2 * fewest + 1) if num_keys % (count * CHUNK) == 0]
     count = even[0] if even else fewest
@@ -200,16 +199,16 @@ def strips_of_keys(num_rows: int, num_keys: int) -> tuple[int, int]:
 
 
 def _into_strips(array, num_strips: int, strip: int, axis: int):
-    """[S, n, D] of [N, D], or [S, fields, n] of [fields, N]."""
+    """[strips, strip, D] of [N, D], or [strips, fields, strip] of [fields, N]."""
     array = _pad(array, axis, num_strips * strip)
     array = array.reshape(*array.shape[:axis], num_strips, strip, *array.shape[axis + 1:])
     return jnp.moveaxis(array, axis, 0)
 
 
 def row_splits(num_key_blocks: int, num_row_tiles: int, processors: int) -> int:
-    """S, least S first, with the shortest time: rounds of blocks, each as long as its tiles and the fetch of its keys.
+    """The fewest splits of the shortest time: blocks run in rounds, as long as their tiles and the fetch of their keys.
 
-    The keys of a block take about as long to fetch as the products of one tile.
+    Fetching the keys of a block takes about as long as the products of one tile.
     """
     def time(splits):
         return math.ceil(num_key_blocks * splits / processors) * (math.ceil(num_row_tiles / splits) + 1)
@@ -217,13 +216,13 @@ def row_splits(num_key_blocks: int, num_row_tiles: int, processors: int) -> int:
     return min(range(1, num_row_tiles + 1), key=time)
 
 
-def _combine(partial: dict[str, jax.Array], shift: float | None) -> jax.Array:  # of [p, n] -> [n]
+def _combine(partial: dict[str, jax.Array], shift: float | None) -> jax.Array:  # of [parts, n] -> [n]
     if shift is not None:
         return tile.logsumexp(tile.Sums(None, jnp.sum(partial["total"], axis=0)), shift)
     return jax.nn.logsumexp(tile.logsumexp(tile.Sums(partial["maximum"], partial["total"]), shift), axis=0)
 
 
-def _row_statistics(partial: dict[str, jax.Array], num_rows: int) -> tile.RowStatistics:  # of [C, b] -> [b]
+def _row_statistics(partial: dict[str, jax.Array], num_rows: int) -> tile.RowStatistics:  # of [key_blocks, b] -> [b]
     hardest_negative = jnp.max(partial["hardest_negative"], axis=0)[:num_rows]
     if "num_left_out" not in partial:
         return tile.RowStatistics(hardest_negative, jnp.zeros_like(hardest_negative))
@@ -231,13 +230,9 @@ def _row_statistics(partial: dict[str, jax.Array], num_rows: int) -> tile.RowSta
 
 
 def _sides(queries, keys, labels: PairLabels | None):
-    """The operand [n, D] of each side, and its labels [fields, n]."""
-    rows, key_side = {"operand": queries}, {"operand": keys}
-    for side in (rows, key_side):
-        side["operand"] = _pad(pad_width(side["operand"]), 0, 8)  # in shared memory it lies in tiles of 8 x 64
-    if labels is not None:
-        rows["labels"], key_side["labels"] = labels.rows.T, labels.keys.T
-    return rows, key_side
+    """labels.operand_sides of operands padded to whole tiles: in shared memory they lie in tiles of 8 x 64."""
+    queries, keys = (_pad(pad_width(operand), 0, 8) for operand in (queries, keys))
+    return operand_sides(queries, keys, labels)
 
 
 def _pad(array, axis: int, multiple: int):
@@ -253,8 +248,7 @@ def _blocks(row_block: int | None, column_block: int | None, width: int, *, grad
     blocks = default_blocks(width, gradient=gradient, most_keys=most_keys)
     if column_block is None:
         return blocks
-    if column_block % 32:
-        raise ValueError(f"a block of {column_block} keys is not a multiple of 32")
+    check_multiple(column_block, 32)
     blocks = dataclasses.replace(blocks, keys=column_block)
     if (needed := shared_bytes(blocks, width, gradient=gradient)) > SHARED_BYTES:
         raise ValueError(f"a block of {column_block} keys of width {width} needs {needed} bytes of shared memory, more "
@@ -263,7 +257,7 @@ def _blocks(row_block: int | None, column_block: int | None, width: int, *, grad
 
 
 def _call(body, scale, first_key, rows, keys, results, blocks: Blocks, splits: int, *, gradient: bool, interpret: bool):
-    """Runs `body` in the multiplying warpgroups of C x S thread blocks, each k keys and its share of the row tiles.
+    """Runs `body` in the multiplying warpgroups of key_blocks x splits thread blocks, each with c keys and some rows.
 
     first_key: the index of the first key given, [] int32.
     """
@@ -307,7 +301,7 @@ def _whole_blocks(side, block: int, interpret: bool):
 
 
 class _Place(NamedTuple):
-    """Where a warpgroup works; scalars, int32."""
+    """The part of the work that a warpgroup does; int32 scalars."""
 
     warpgroup: jax.Array
     block: jax.Array  # of keys
@@ -318,7 +312,7 @@ class _Place(NamedTuple):
 
 
 class _Tile(NamedTuple):
-    """A warpgroup's tile of 64 rows and k keys; all but first_row are [64, k]."""
+    """A warpgroup's tile of 64 rows and c keys; all except first_row are [64, c]."""
 
     first_row: jax.Array  # []
     scores: jax.Array
@@ -433,7 +427,7 @@ def _each_tile(place: _Place, scale, scratch, transposed: bool, step, carry):
         return accumulator[...]
 
     def fields(side, axis, *index):
-        """{name: [field [64, k], ...]}"""
+        """{name: [field [64, c], ...]}"""
         return {name: [jax.lax.broadcast_in_dim(buffer[(*index[:1], field, *index[1:])], shape, (axis,))
                        for field in range(buffer.shape[len(index[:1])])] for name, buffer in side.items()}
 
@@ -465,7 +459,7 @@ def _forward_tiles(place: _Place, each_tile, results, scratch, *, num_keys: int,
         sums = tile.Sums(None, tile.terms(scores, shift)) if shift is not None else tile.Sums(scores, jnp.ones(shape))
         for name, value in _reduce(sums, axis=1).items():
             results["row"][name][place.block, own_rows] = value
-        for name, value in (_statistics(scores, pairs.pair_fields) if "statistics" in results else {}).items():
+        for name, value in _statistics(scores, pairs.pair_fields).items():
             results["statistics"][name][place.block, own_rows] = value
         return None if column_sums is None else tile.merge(column_sums, sums)
 
@@ -506,7 +500,7 @@ def _gradient_tiles(place: _Place, each_tile, results, scratch, *, sizes, shift)
     plgpu.wait_smem_to_gmem(0)
 
 
-def _scores(pairs: _Tile, sizes: tuple[int, int]) -> jax.Array:  # [64, k], -inf where the pair is no candidate
+def _scores(pairs: _Tile, sizes: tuple[int, int]) -> jax.Array:  # [64, c], -inf for pairs that are left out
     if pairs.pair_fields is not None:  # what is beyond the ends has the label EMPTY
         return jnp.where(is_left_out(*pairs.pair_fields), -jnp.inf, pairs.scores)
     scores, (num_rows, num_keys) = pairs.scores, sizes
@@ -528,7 +522,7 @@ def _statistics(scores, pair_fields) -> dict[str, jax.Array]:  # of [64]
 
 
 def _reduce(sums: tile.Sums, axis: int) -> dict[str, jax.Array]:
-    """The fields of the sums [64, k] along an axis."""
+    """The fields of the sums [64, c] along an axis."""
     if sums.maximum is None:
         return {"total": jnp.sum(sums.total, axis=axis)}
     maximum = jnp.max(sums.maximum, axis=axis)

@@ -1,9 +1,9 @@
-"""What a tile of scores adds to the sums, the gradient and the statistics: the arithmetic that xla.py and tpu.py share.
+"""The arithmetic of one tile of scores: its part of the sums, the gradient and the statistics (xla.py, tpu.py).
 
   sums      lse_i = c_i + log sum_j exp(s_ij - c_i), likewise over i for the columns
   gradient  dS_ij = g_i exp(s_ij - row_lse_i) + h_j exp(s_ij - column_lse_j)
 
-In general c is a running maximum. Where the scores are bounded it is one constant, and E_ij = exp(s_ij - c) is the only
+In general c is a running maximum. If the scores are bounded it is one constant, and E_ij = exp(s_ij - c) is the only
 exponential of a tile: it gives the sums of rows and of columns, and dS_ij = E_ij (a_i + b_j) with the weights
 a_i = g_i exp(c - row_lse_i) and b_j = h_j exp(c - column_lse_j).
 
@@ -19,31 +19,32 @@ import jax.numpy as jnp
 from kernels.contrastive.labels import is_false_negative
 
 SMALLEST_EXPONENT, LARGEST_EXPONENT = -86.0, 70.0
-"""Of exp(s - c) and its sums. Normal float32 is exp(-87.3) to exp(88.7). Up to exp(70) only, so that a weight
-g exp(c - lse), as small as g exp(-70), is normal too for cotangents down to 2^-24 = exp(-16.6) of the largest."""
+"""The range of ln exp(s - c) and of its sums. Normal float32 numbers reach from exp(-87.3) to exp(88.7). The limit is
+exp(70), so that a weight g exp(c - lse), at least g exp(-70), is normal for cotangents down to 2^-24 = exp(-16.6) of
+the largest."""
 
 
 class Sums(NamedTuple):
-    """Exponentials added up so far; the maximum is None where the shift is constant."""
+    """Exponentials added up so far; the maximum is None if the shift is constant."""
 
     maximum: jax.Array | None
     total: jax.Array
 
 
 class RowStatistics(NamedTuple):
-    """What the scores of a row say beside their sum. No gradient flows into it."""
+    """Statistics of the scores of a row. No gradient flows into them."""
 
-    hardest_negative: jax.Array  # [b] float32: the largest score but that of the row's own positive; -inf if none
+    hardest_negative: jax.Array  # [b] float32: the largest score except that of the row's own positive; -inf if none
     num_left_out: jax.Array  # [b] float32: keys left out as false negatives (exact up to 2^24); not the empty slots
 
 
 def constant_shift(bound: float | None, num_rows: int, num_keys: int) -> float | None:
-    """c = max(0, bound + ln n - 70), n = max(b, N), where that keeps everything in float32's range; else None.
+    """c = max(0, bound + ln n - 70), n = max(b, N), if that keeps everything in float32's range; else None.
 
-    With |s| <= bound, the exponents that occur are s - c >= -bound - c; that of a sum, at most bound + ln n - c; and,
-    as -bound <= lse <= bound + ln n, those of a weight, c - lse, which are the same two with the opposite sign. A c
-    with -bound - c > -86 and bound + ln n - c <= 70 exists where 2 bound + ln n < 156: at a scale of 20 always, and
-    c = 0; with 10^6 keys up to a scale of 71.
+    With |s| <= bound, these exponents occur: s - c >= -bound - c; that of a sum, at most bound + ln n - c; and that of
+    a weight, c - lse, which lies between the negatives of these two because -bound <= lse <= bound + ln n. A c with
+    -bound - c > -86 and bound + ln n - c <= 70 exists if 2 bound + ln n < 156. At a scale of 20 it always does, and
+    c = 0; with 10^6 keys it does up to a scale of 71.
     """
     if bound is None:
         return None
@@ -57,7 +58,7 @@ def no_sums(shape: tuple[int, ...], shift: float | None) -> Sums:
 
 
 def terms(scores: jax.Array, shift: float | None) -> jax.Array:
-    """What `add` takes: E = exp(s - c) where the shift is constant, else the scores themselves."""
+    """The terms for `add`: E = exp(s - c) if the shift is constant, else the scores themselves."""
     return scores if shift is None else jnp.exp(scores - shift)
 
 
@@ -82,22 +83,22 @@ def merge(left: Sums, right: Sums) -> Sums:
 
 
 def logsumexp(sums: Sums, shift: float | None) -> jax.Array:
-    """The log-sum-exp; -inf where there was no candidate."""
+    """The log-sum-exp; -inf if there was no candidate."""
     return (finite(sums.maximum) if shift is None else shift) + jnp.log(sums.total)
 
 
 def exponentials(tile_terms: jax.Array, sums: Sums) -> jax.Array:
-    """exp(s - c) of terms that the sums hold already; c is their maximum, or the constant shift."""
+    """exp(s - c) of terms that are already in the sums; c is their maximum, or the constant shift."""
     return tile_terms if sums.maximum is None else jnp.exp(tile_terms - finite(sums.maximum))
 
 
 def share(maximum: jax.Array | None, lse: jax.Array, shift: float | None) -> jax.Array:
-    """exp(c - lse), which makes exp(s - c) a share of the sum; 0 where c is a maximum without a candidate."""
+    """exp(c - lse), which makes exp(s - c) a share of the sum; 0 if c is a maximum without a candidate."""
     return jnp.exp((maximum if shift is None else shift) - finite(lse))
 
 
 def finite(maximum: jax.Array) -> jax.Array:
-    """The maximum, or 0 where there was no candidate, so that exp(-inf - maximum) is 0 and not NaN."""
+    """The maximum, or 0 if there was no candidate, so that exp(-inf - maximum) is 0 and not NaN."""
     return jnp.where(maximum == -jnp.inf, 0.0, maximum)
 
 
@@ -107,9 +108,9 @@ def gradient_values(
     unit: jax.Array,  # []
     shift: float | None,
 ) -> tuple[jax.Array, ...]:  # of [n]
-    """What `score_gradient` takes of a side: (lse, g / unit), or (the weight,) where the shift is constant.
+    """The values of one side for `score_gradient`: (lse, g / unit), or (the weight,) if the shift is constant.
 
-    Where there was no candidate all are finite and the cotangent is 0: exp(score - lse) is then exp(-inf), and not NaN.
+    All are finite, and the cotangent is 0 if there was no candidate: exp(score - lse) is then exp(-inf), and not NaN.
     """
     empty = lse == -jnp.inf
     lse, cotangent = jnp.where(empty, 0.0, lse), jnp.where(empty, 0.0, cotangent / unit)
@@ -137,9 +138,9 @@ def no_statistics(shape: tuple[int, ...]) -> RowStatistics:
 def add_statistics(
     statistics: RowStatistics, scores: jax.Array, fields: tuple | None, inside: jax.Array | None = None
 ) -> RowStatistics:
-    """The statistics [r, 1] with the tile's scores [r, c] added, -inf where a pair is no candidate.
+    """The statistics [r, 1] with the tile's scores [r, c] added, which are -inf for pairs that are left out.
 
-    fields are the arguments of is_left_out, or None without labels; `inside` is False where a block overhangs.
+    fields are the arguments of is_left_out, or None without labels; `inside` is False beyond the end of an operand.
     """
     hardest, num_left_out = statistics
     if fields is not None:

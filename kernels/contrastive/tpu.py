@@ -1,25 +1,26 @@
 """row_lse_i = log sum_j exp(s_ij), column_lse_j = log sum_i exp(s_ij), s_ij = scale <q_i, k_j>: Pallas for TPU.
 
-One tile of scores lives in VMEM at a time; HBM holds nothing of size [b, N]. The floor of a scheme that recomputes the
-scores is 8u FLOPs with u = b N D, and this one is at it where the float32 dQ of all rows fits into VMEM, else at 10u:
+One tile of scores is in VMEM at a time; HBM holds nothing of size [b, N]. With u = b N D, a scheme that recomputes the
+scores takes at least 8u FLOPs. This one takes 8u if the float32 dQ of all rows fits into VMEM, else 10u:
 
   forward    2u  rows outer, columns inner. A row's running maximum and sum stay in VMEM over the inner loop; a column's
                  log-sum-exp over the rows of one row block goes to HBM as [row_blocks, N], combined outside.
   backward   6u  in one pass: keys outer, rows inner. It recomputes the scores; dK of the key block accumulates over the
                  inner loop, dQ of all rows over the whole kernel, and leaves in the last outer step.
-             8u  in two passes, 4u each: one kernel run twice recomputes the scores and accumulates the gradient of its
-                 outer operand over the inner one. Queries outer gives dQ and dscale, keys outer gives dK.
+             8u  in two passes, 4u each: one kernel runs twice, recomputes the scores and accumulates the gradient of
+                 its outer operand over the inner one. Queries outer gives dQ and dscale, keys outer gives dK.
 
 One pass takes 4 b D bytes of VMEM beside the tiles. In bfloat16 of width 768, 31,744 rows fit on v5e and v6e and 12,800
-on v5p and tpu7x; more rows go in groups (num_groups). On v3 and v4, with 16 MiB in all, it is one pass for a few rows
-only: 1,024 of width 384 (3,072 in float32), and none of 768. A device of two cores (v4, v5p) gives each half of the
-keys, and XLA adds their dQ.
+on v5p and tpu7x; more rows go in groups (num_groups). On v3 and v4, with 16 MiB in all, one pass is possible for few
+rows only: 1,024 of width 384 (3,072 in float32), and none of width 768. On a device of two cores (v4, v5p) each core
+takes half of the keys, and XLA adds their dQ.
 
 A kernel sees an `outer` and an `inner` side. Labels, log-sum-exps and cotangents lie in HBM along the lanes,
-[fields, n]: as [n, fields] they would be padded to 128 lanes, 512 bytes a key. The outer side's are transposed on chip.
+[fields, n]: as [n, fields] they would be padded to 128 lanes, 512 bytes per key. Those of the outer side are transposed
+on chip.
 
-Blocks overhang where they do not divide a size. Mosaic leaves anything there, NaN included: scores are dropped by
-index, and the operands of the second products are zeroed, since 0 * NaN is NaN.
+If the blocks do not divide a size, the last one reaches beyond the end (the overhang). Mosaic may leave anything there,
+NaN included. So scores are dropped by index, and the operands of the second products are zeroed, as 0 * NaN is NaN.
 
 Legend: b query rows, N keys, D width (padded to a multiple of 128 lanes); o rows of an outer block, i of an inner one.
 """
@@ -32,25 +33,26 @@ import jax.numpy as jnp
 from jax.experimental import pallas as pl
 from jax.experimental.pallas import tpu as pltpu
 
+from kernels.blocks import block_of_side, largest_square_block
 from kernels.contrastive import tile
-from kernels.contrastive.labels import PairLabels, is_left_out
+from kernels.contrastive.labels import PairLabels, is_left_out, operand_sides
 from kernels.products import LANES, pad_width, product
 
 GRANTED_VMEM = 16 * 2**20
-"""Of each core, what XLA grants a kernel that does not ask for more (on v3 and v4 it is all there is)."""
+"""VMEM of each core that XLA grants a kernel that does not ask for more (all of it on v3 and v4)."""
 MIN_GROUP = 4096
-"""Rows of a group, where the backward takes one pass in several: see num_groups."""
+"""Fewest rows of a group, if the backward takes one pass in several groups: see num_groups."""
 
 
 def usable_vmem(granted: int) -> int:
-    """The rest is Mosaic's own."""
+    """VMEM that a kernel can use; Mosaic needs the rest."""
     return granted * 7 // 8
 
 
 def vmem_bytes(outer_block: int, inner_block: int, width: int, itemsize: int) -> int:
-    """VMEM of the backward kernel; the forward needs less. Blocks are double-buffered: hence the factors of two.
+    """VMEM of the backward kernel; the forward needs less. The factors of two are for double buffering.
 
-    Within 20 % of what libtpu reports where a kernel is too large (D = 512 to 2560); register spills are not counted.
+    Within 20 % of what libtpu reports if a kernel is too large (D = 512 to 2560); register spills are not counted.
     """
     operands = 2 * (outer_block + inner_block) * width * itemsize  # [o, D], [i, D]
     gradient = 2 * outer_block * width * itemsize  # [o, D], written once an outer block
@@ -65,15 +67,6 @@ def vmem_bytes(outer_block: int, inner_block: int, width: int, itemsize: int) ->
     return operands + gradient + accumulator + zeroed + fields + transposed + tile + split
 
 
-def default_block(width: int, itemsize: int) -> int:
-    """The largest square tile that fits: 512 up to D = 768 in bfloat16, 256 up to D = 896 in float32."""
-    for block in (512, 256, 128):
-        if vmem_bytes(block, block, width, itemsize) <= usable_vmem(GRANTED_VMEM):
-            return block
-    raise ValueError(f"width {width} needs {vmem_bytes(128, 128, width, itemsize)} bytes of VMEM in tiles of 128 x 128,"
-                     f" more than {usable_vmem(GRANTED_VMEM)}: use implementation='xla'")
-
-
 def forward(
     queries: jax.Array,  # [b, D]
     keys: jax.Array,  # [N, D]
@@ -81,34 +74,31 @@ def forward(
     labels: PairLabels | None,
     *,
     columns: bool,
-    statistics: bool,
     shift: float | None,
     row_block: int | None = None,
     column_block: int | None = None,
     interpret: bool = False,
-) -> tuple[jax.Array, jax.Array | None, tile.RowStatistics | None]:  # row_lse [b], column_lse [N] or None, float32
+) -> tuple[jax.Array, jax.Array | None, tile.RowStatistics]:  # row_lse [b], column_lse [N] or None, float32
     num_rows, num_keys = queries.shape[0], keys.shape[0]
     queries, keys = pad_width(queries), pad_width(keys)
-    rows, key_side = _sides(queries, keys, labels)
+    rows, key_side = operand_sides(queries, keys, labels)
     o, i = _block(row_block, queries), _block(column_block, keys)
     num_row_blocks = pl.cdiv(num_rows, o)
     of_rows = jax.ShapeDtypeStruct((1, num_rows), jnp.float32), pl.BlockSpec((1, o), lambda row, column: (0, row))
-    specs = {"row_lse": of_rows}
+    specs = dict.fromkeys(["row_lse", *tile.RowStatistics._fields], of_rows)
     if columns:
         specs["column_lse"] = (jax.ShapeDtypeStruct((num_row_blocks, 1, num_keys), jnp.float32),
                                pl.BlockSpec((None, 1, i), lambda row, column: (row, 0, column)))
     value = pltpu.VMEM((o, 1), jnp.float32)
-    scratch = {"sums": tile.Sums(value if shift is None else None, value)}
-    if statistics:
-        specs |= dict.fromkeys(tile.RowStatistics._fields, of_rows)
-        scratch["statistics"] = tile.RowStatistics(value, value)
+    scratch = {"sums": tile.Sums(value if shift is None else None, value),
+               "statistics": tile.RowStatistics(value, value)}
     results = _call(
         functools.partial(_forward_kernel, sizes=(num_rows, num_keys), shift=shift), scale.reshape(1, 1), rows,
         key_side, (o, i), specs, scratch, interpret=interpret,
     )
     column_lse = jax.nn.logsumexp(results["column_lse"][:, 0], axis=0) if columns else None
-    found = tile.RowStatistics(*[results[name][0] for name in tile.RowStatistics._fields]) if statistics else None
-    return results["row_lse"][0], column_lse, found
+    statistics = tile.RowStatistics(*[results[name][0] for name in tile.RowStatistics._fields])
+    return results["row_lse"][0], column_lse, statistics
 
 
 def backward(
@@ -129,7 +119,7 @@ def backward(
     """dS = unit tile.score_gradient; dQ = scale dS K; dK = scale dS^T Q; dscale = sum_ij dS_ij <q_i, k_j>."""
     width = queries.shape[1]
     queries, keys = pad_width(queries), pad_width(keys)
-    rows, key_side = _sides(queries, keys, labels)
+    rows, key_side = operand_sides(queries, keys, labels)
     rows["values"] = jnp.stack(row_values)
     if column_values is not None:
         key_side["values"] = jnp.stack(column_values)
@@ -150,14 +140,14 @@ def backward(
 
 
 class Chip(NamedTuple):
-    """What a device offers a kernel."""
+    """The resources of a device."""
 
     vmem_bytes: int  # of each core
-    num_cores: int  # that share the first axis of a grid
+    num_cores: int  # they share the first axis of a grid
 
 
 def _chip(interpret: bool) -> Chip:
-    """The device being compiled for; interpreted, a v5e."""
+    """The device that is compiled for; a v5e when interpreted."""
     if interpret:
         return Chip(128 * 2**20, num_cores=1)
     info = pltpu.get_tpu_info()
@@ -165,17 +155,17 @@ def _chip(interpret: bool) -> Chip:
 
 
 def one_pass_vmem_bytes(num_rows: int, blocks: tuple[int, int], width: int, itemsize: int) -> int:
-    """VMEM of the backward in one pass. Tiles take up to 13 % over vmem_bytes (D = 384 to 2048), dK may be float32."""
+    """VMEM of the backward in one pass. Tiles take up to 13 % over vmem_bytes (D = 384 to 2048); dK may be float32."""
     return vmem_bytes(*blocks, width, itemsize) * 4 // 3 + 4 * width * num_rows
 
 
 def num_groups(num_rows: int, blocks: tuple[int, int], width: int, itemsize: int, vmem: int) -> int | None:
     """In how many groups of rows the backward takes one pass; None: two passes.
 
-    dQ [rows, D] float32 must fit beside the tiles. With several groups dK is summed over them in float32: 8 N D bytes
-    of HBM traffic each, where 2 g N D FLOPs are saved with g rows. That wins from g = 4 FLOP/s over bytes/s on: by the
-    data sheets from 660 rows on v5p to 2250 on v6e. Below MIN_GROUP those sums of dK, [N, D], would moreover be large
-    beside the scores, [b, N].
+    dQ [rows, D] float32 must fit beside the tiles. With several groups dK is summed over them in float32, which costs
+    8 N D bytes of HBM traffic per group and saves 2 N D FLOPs per row of it. That pays from 4 (FLOP/s) / (bytes/s) rows
+    on: by the data sheets from 660 rows on v5p to 2250 on v6e. Besides, with fewer than MIN_GROUP rows the sums of dK,
+    [N, D], would be large beside the scores, [b, N].
     """
     row_block = blocks[0]
     room = usable_vmem(vmem) - one_pass_vmem_bytes(0, blocks, width, itemsize)
@@ -212,7 +202,7 @@ def _one_pass(rows, key_side, blocks, *, scales, shift, chip: Chip, key_dtype, i
         return jnp.minimum(core * grid[1] + key_step, key_blocks - 1), row_step
 
     def last_of_rows(core, key_step, row_step):
-        """dQ leaves in the last outer step: until then it stays at its first block, which is not written."""
+        """dQ is written in the last outer step. Until then the index stays at its first block, which is not written."""
         return core, jnp.where(key_step == grid[1] - 1, row_step, 0)
 
     query_dtype = rows["operand"].dtype if cores == 1 else jnp.float32
@@ -241,7 +231,7 @@ def _outer_gradient(outer, inner, blocks, *, queries_outer: bool, dtype, scales,
     o = blocks[0]
     specs = {"gradient": (jax.ShapeDtypeStruct((num_outer, width), dtype),
                           pl.BlockSpec((o, width), lambda outer, inner: (outer, 0)))}
-    if queries_outer:  # sum_ij dS_ij <q_i, k_j>, over the rows of each block and not yet over D
+    if queries_outer:  # sum_ij dS_ij <q_i, k_j>, summed over the rows of each block but not over D
         specs["scale"] = (jax.ShapeDtypeStruct((pl.cdiv(num_outer, o), 1, width), jnp.float32),
                           pl.BlockSpec((None, 1, width), lambda outer, inner: (outer, 0, 0)))
     results = _call(
@@ -258,8 +248,7 @@ def _forward_kernel(scales, outer, inner, results, scratch, *, sizes, shift):
     @pl.when(column == 0)
     def _():
         _write(scratch["sums"], tile.no_sums(shape, shift))
-        if "statistics" in scratch:
-            _write(scratch["statistics"], tile.no_statistics(shape))
+        _write(scratch["statistics"], tile.no_statistics(shape))
 
     index = pl.program_id(0), column
     scores, left_out = _scores(scales, outer, inner, index, sizes, queries_outer=True)
@@ -270,18 +259,16 @@ def _forward_kernel(scales, outer, inner, results, scratch, *, sizes, shift):
     if "column_lse" in results:
         sums = tile.add(tile.no_sums((1, scores.shape[1]), shift), terms, axis=0)
         results["column_lse"][...] = tile.logsumexp(sums, shift)
-    if "statistics" in scratch:
-        overhang = _overhang(index, scores.shape, sizes)
-        fields = _pair_fields(outer, inner, index, scores.shape, queries_outer=True)
-        inside = None if overhang is None else ~overhang
-        _write(scratch["statistics"], tile.add_statistics(_read(scratch["statistics"]), scores, fields, inside))
+    overhang = _overhang(index, scores.shape, sizes)
+    fields = _pair_fields(outer, inner, index, scores.shape, queries_outer=True)
+    inside = None if overhang is None else ~overhang
+    _write(scratch["statistics"], tile.add_statistics(_read(scratch["statistics"]), scores, fields, inside))
 
     @pl.when(column == pl.num_programs(1) - 1)
     def _():
         results["row_lse"][...] = tile.logsumexp(_read(scratch["sums"]), shift).T
-        if "statistics" in scratch:
-            for name, value in _read(scratch["statistics"])._asdict().items():
-                results[name][...] = value.T
+        for name, value in _read(scratch["statistics"])._asdict().items():
+            results[name][...] = value.T
 
 
 def _backward_kernel(scales, outer, inner, results, scratch, *, sizes, shift, queries_outer: bool):
@@ -324,7 +311,7 @@ def _one_pass_kernel(scales, outer, inner, results, scratch, *, sizes, shift):
 
     queries = _zero_overhang(inner["operand"][...], row_step, sizes[1])
 
-    @pl.when(key_block < pl.cdiv(sizes[0], o))  # the last core may have a block less
+    @pl.when(key_block < pl.cdiv(sizes[0], o))  # the last core may have one block fewer
     def _():
         score_gradient = _score_gradient(
             scales, outer, inner, (key_block, row_step), sizes, shift, queries_outer=False)
@@ -344,7 +331,7 @@ def _one_pass_kernel(scales, outer, inner, results, scratch, *, sizes, shift):
 
 
 def _score_gradient(scales, outer, inner, index, sizes, shift, queries_outer: bool):
-    """dS / unit [o, i] in the operands' dtype, 0 where a pair is left out."""
+    """dS / unit [o, i] in the operands' dtype, 0 for pairs that are left out."""
     scores, left_out = _scores(scales, outer, inner, index, sizes, queries_outer)
     sides = [_outer_fields(outer["values"])] if "values" in outer else []
     sides += [_inner_fields(inner["values"])] if "values" in inner else []
@@ -355,7 +342,7 @@ def _score_gradient(scales, outer, inner, index, sizes, shift, queries_outer: bo
 
 
 def _scores(scales, outer, inner, index, sizes: tuple[int, int], queries_outer: bool):
-    """(scores [o, i], whether each is left out [o, i] or None where none can be); index: of the outer, inner block."""
+    """(scores [o, i], whether each is left out [o, i], or None if none can be); index: of the outer and inner block."""
     scores = scales[0, 0] * product(outer["operand"][...], inner["operand"][...], (1, 1))
     left_out = _overhang(index, scores.shape, sizes)
     fields = _pair_fields(outer, inner, index, scores.shape, queries_outer)
@@ -366,7 +353,7 @@ def _scores(scales, outer, inner, index, sizes: tuple[int, int], queries_outer: 
 
 
 def _overhang(index, shape: tuple[int, int], sizes: tuple[int, int]):
-    """True beyond the arrays' ends [o, i]; None where the blocks divide the sizes."""
+    """True beyond the arrays' ends [o, i]; None if the blocks divide the sizes."""
     beyond = [_indices(index, shape, axis) >= sizes[axis] for axis in (0, 1) if sizes[axis] % shape[axis]]
     return functools.reduce(jnp.logical_or, beyond) if beyond else None
 
@@ -382,7 +369,7 @@ def _pair_fields(outer, inner, index, shape: tuple[int, int], queries_outer: boo
 
 
 def _indices(index, shape: tuple[int, int], axis: int):
-    """The index along an axis of the whole array, of each element of the tile."""
+    """The index of each element of the tile along an axis of the whole array."""
     return index[axis] * shape[axis] + jax.lax.broadcasted_iota(jnp.int32, shape, axis)
 
 
@@ -447,17 +434,12 @@ def _num_blocks(outer, inner, blocks: tuple[int, int]) -> tuple[int, int]:
     return pl.cdiv(outer["operand"].shape[0], blocks[0]), pl.cdiv(inner["operand"].shape[0], blocks[1])
 
 
-def _sides(queries, keys, labels: PairLabels | None):
-    """The operand [n, D] of each side, and its labels [fields, n]."""
-    rows, key_side = {"operand": queries}, {"operand": keys}
-    if labels is not None:
-        rows["labels"], key_side["labels"] = labels.rows.T, labels.keys.T
-    return rows, key_side
-
-
 def _block(block: int | None, operand: jax.Array) -> int:
-    """A multiple of 128 (a side is the lanes of one kernel or the other), no longer than the side asks for."""
-    block = block or default_block(operand.shape[1], operand.dtype.itemsize)
-    if block % LANES:
-        raise ValueError(f"a block of {block} is not a multiple of {LANES} lanes")
-    return min(block, pl.cdiv(operand.shape[0], LANES) * LANES)
+    """Whole lanes, as a side is the lanes of one kernel or the other. The default is the largest square that fits.
+
+    That is 512 up to D = 768 in bfloat16, 256 up to D = 896 in float32.
+    """
+    num_rows, width = operand.shape
+    block = block or largest_square_block(
+        width, lambda block: vmem_bytes(block, block, width, operand.dtype.itemsize), usable_vmem(GRANTED_VMEM))
+    return block_of_side(block, num_rows)

@@ -1,11 +1,11 @@
 """row_lse_i = log sum_j exp(s_ij), column_lse_j = log sum_i exp(s_ij), s_ij = scale <q_i, k_j>, blocked, any back end.
 
-[b, N] is never formed: a tile of float32 scores of at most TILE_BYTES is live at a time (XLA keeps two or three arrays
-of that size). With u = b N D the forward costs 2u FLOPs and the backward 6u, the floor of any scheme that recomputes
-the scores. Where the whole block is one tile there is no loop, and XLA shares the product between forward and backward.
+[b, N] is never formed: one tile of float32 scores of at most TILE_BYTES is live at a time (XLA keeps two or three
+arrays of that size). With u = b N D the forward costs 2u FLOPs and the backward 6u, the least if scores are recomputed.
+If the whole block is one tile there is no loop, and XLA shares the product between forward and backward.
 
-The sum of the rows' log-sum-exps has the softmax for its gradient, whatever comes after: `sum_and_gradients` keeps the
-exponentials of a strip of r rows and takes loss and gradient in one pass, 6u, the floor.
+The gradient of the sum of the rows' log-sum-exps is the softmax, up to a factor. So `sum_and_gradients` keeps the
+exponentials of a strip of r rows and computes loss and gradient in one pass, 6u, the least possible.
 
 Legend: b query rows, N keys, D embedding width; r rows and c columns of a tile.
 """
@@ -21,15 +21,16 @@ from kernels.products import product
 CPU_TILE_BYTES = 4 * 2**20  # stays in the processor's cache
 TILE_BYTES = 64 * 2**20  # elsewhere: few and large products
 ROW_BLOCK = 1024
-"""Rows of a tile, where there are as many: then all three products of the backward have sides of some length."""
+"""Rows of a tile, if there are as many: all three products of the backward then have sides that are not short."""
 CPU_STRIP_ROWS, CPU_STRIP_BYTES = 256, 64 * 2**20
 STRIP_ROWS, STRIP_BYTES = 1024, 256 * 2**20  # elsewhere
-"""Of the largest strip. Each strip reads and writes the whole gradient of the keys: with half the rows this still costs
-less than to compute the scores again, with fewer hardly (measured on a CPU; elsewhere 0.4 r FLOPs a byte)."""
+"""Size of the largest strip. Each strip reads and writes the whole gradient of the keys. With half the rows this still
+costs less than recomputing the scores, with fewer it hardly does (measured on a CPU; elsewhere 0.4 r FLOPs per byte).
+"""
 
 
 def default_blocks(num_rows: int, num_keys: int) -> tuple[int, int]:
-    """(r, c): the whole block where it is no larger than a tile, else ROW_BLOCK rows and as many columns as fit."""
+    """(r, c): the whole block if it is no larger than a tile, else ROW_BLOCK rows and as many columns as fit."""
     tile_size = _tile_size()
     if num_rows * num_keys <= tile_size:
         return num_rows, num_keys
@@ -40,9 +41,10 @@ def default_blocks(num_rows: int, num_keys: int) -> tuple[int, int]:
 def strip_blocks(
     num_rows: int, num_keys: int, dtype: jnp.dtype, row_block: int | None = None
 ) -> tuple[int, int] | None:
-    """(r, c) of `sum_and_gradients`: the whole block where it is no larger than a tile, else strips of equal height.
+    """(r, c) of `sum_and_gradients`: the whole block if it is no larger than a tile, else strips of equal height.
 
-    None where strips of the least height that pays are too large; of a height that is asked for (row_block), none is.
+    None if even strips of the smallest useful height are too large. A height that the caller asks for (row_block) is
+    always taken.
     """
     if row_block is None:
         if default_blocks(num_rows, num_keys) == (num_rows, num_keys):
@@ -72,11 +74,10 @@ def forward(
     labels: PairLabels | None,
     *,
     columns: bool,
-    statistics: bool,
     shift: float | None,
     row_block: int | None = None,
     column_block: int | None = None,
-) -> tuple[jax.Array, jax.Array | None, tile.RowStatistics | None]:  # row_lse [b], column_lse [N] or None, float32
+) -> tuple[jax.Array, jax.Array | None, tile.RowStatistics]:  # row_lse [b], column_lse [N] or None, float32
     num_rows, num_keys = queries.shape[0], keys.shape[0]
     rows, keys = _split(queries, keys, labels, row_block, column_block)
 
@@ -87,8 +88,7 @@ def forward(
             terms = tile.terms(scores, shift)
             if columns:
                 column_sums = tile.add(column_sums, terms, axis=0)
-            if statistics:
-                row_statistics = tile.add_statistics(row_statistics, scores, _pair_fields(row_block, key_block))
+            row_statistics = tile.add_statistics(row_statistics, scores, _pair_fields(row_block, key_block))
             return column_sums, (tile.add(row_sums, terms, axis=1), row_statistics)
 
         no_sums = tile.no_sums((1, key_block["operand"].shape[0]), shift) if columns else None
@@ -96,7 +96,7 @@ def forward(
         return row_results, tile.logsumexp(column_sums, shift) if columns else None
 
     row_shape = (*rows["operand"].shape[:2], 1)  # [row_blocks, r, 1]
-    no_results = tile.no_sums(row_shape, shift), tile.no_statistics(row_shape) if statistics else None
+    no_results = tile.no_sums(row_shape, shift), tile.no_statistics(row_shape)
     (row_sums, row_statistics), column_lse = _scan(column_step, no_results, keys)
     row_lse = tile.logsumexp(row_sums, shift)
     row_lse, row_statistics = jax.tree.map(lambda array: array.reshape(-1)[:num_rows], (row_lse, row_statistics))
@@ -159,20 +159,19 @@ def sum_and_gradients(
     scale: jax.Array,  # [] float32
     labels: PairLabels | None,
     *,
-    statistics: bool,
     shift: float | None,
     row_block: int,
     column_block: int,
     transposed: bool,
-) -> tuple[jax.Array, tile.RowStatistics | None, tuple[jax.Array, jax.Array, jax.Array]]:
+) -> tuple[jax.Array, tile.RowStatistics, tuple[jax.Array, jax.Array, jax.Array]]:
     """sum_i row_lse_i, the statistics, and the sum's gradients, float32: dQ [b, D], dK in blocks, dscale [].
 
     Strip by strip: E_ij = exp(s_ij - c_i) is kept in the operands' dtype, [r, N], with c the constant shift or the
     row's maximum so far. Then, with w_i = exp(c_i - row_lse_i), dQ_i = scale w_i sum_j E_ij k_j, added up with the
-    sums, and dK_j += sum_i E_ij (scale w_i q_i). Three products, 6u, the floor; alone they would take 0.83 of its time
-    (CPU, 4096 x 16384 x 384 float32). With bfloat16 operands E and w q are rounded.
-    The blocks of dK are [column_blocks, c, D], or with `transposed` (adds_transposed) [column_blocks, D, c], for
-    scaled_key_gradient.
+    sums, and dK_j += sum_i E_ij (scale w_i q_i). These three products, 6u, are the least
+    possible; they take 0.83 of the time (CPU, 4096 x 16384 x 384 float32). With bfloat16 operands E and w q are
+    rounded. The blocks of dK are [column_blocks, c, D], or [column_blocks, D, c] with `transposed` (adds_transposed),
+    for scaled_key_gradient.
     """
     num_rows = queries.shape[0]
     rows, keys = _split(queries, keys, labels, row_block, column_block)
@@ -190,8 +189,7 @@ def sum_and_gradients(
             if shift is None:
                 gradient *= tile.share(maximum, sums.maximum, shift)
             gradient += product(exponentials, key_block["operand"], (1, 0))
-            if statistics:
-                row_statistics = tile.add_statistics(row_statistics, scores, _pair_fields(row, key_block))
+            row_statistics = tile.add_statistics(row_statistics, scores, _pair_fields(row, key_block))
             return (sums, gradient, row_statistics), (exponentials, sums.maximum)
 
         def key_step(key_gradient, block):
@@ -205,7 +203,7 @@ def sum_and_gradients(
 
         row_shape = (row["operand"].shape[0], 1)
         no_results = (tile.no_sums(row_shape, shift), jnp.zeros(row["operand"].shape, jnp.float32),
-                      tile.no_statistics(row_shape) if statistics else None)
+                      tile.no_statistics(row_shape))
         (sums, gradient, row_statistics), strip = _scan(sum_step, no_results, keys)
         row_lse = tile.logsumexp(sums, shift)
         key_gradient, _ = _scan(key_step, key_gradient, (jnp.arange(num_blocks), *strip))
@@ -233,14 +231,14 @@ def scaled_key_gradient(blocks: jax.Array, factor: jax.Array, num_keys: int, tra
 
 
 def adds_transposed(dtype: jnp.dtype) -> bool:
-    """Whether dK^T = Q^T dS is faster than dK = dS^T Q, whose left operand XLA's CPU back end copies transposed."""
+    """Whether dK^T = Q^T dS is faster than dK = dS^T Q, for which XLA's CPU back end makes a transposed copy of dS."""
     return device_kind() == "cpu" and dtype == jnp.float32
 
 
 def _split(queries, keys, labels, row_block, column_block, row_values=(), key_values=()):
     """Rows and keys as dicts of arrays with a leading block axis: [row_blocks, r, ...] and [column_blocks, c, ...].
 
-    Where the blocks do not divide the sizes, zeros are appended and labelled EMPTY.
+    If the blocks do not divide the sizes, zeros are appended and labelled EMPTY.
     """
     num_rows, num_keys = queries.shape[0], keys.shape[0]
     default_row_block, default_column_block = default_blocks(num_rows, num_keys)
@@ -266,14 +264,14 @@ def _into_blocks(arrays, block: int):
     return jax.tree.map_with_path(split, arrays)
 
 
-def _scores(row_block, key_block, scale) -> jax.Array:  # [r, c] float32, -inf where the pair is no candidate
+def _scores(row_block, key_block, scale) -> jax.Array:  # [r, c] float32, -inf for pairs that are left out
     scores = scale * product(row_block["operand"], key_block["operand"], (1, 1))
     fields = _pair_fields(row_block, key_block)
     return scores if fields is None else jnp.where(is_left_out(*fields), -jnp.inf, scores)
 
 
 def _pair_fields(row_block, key_block):
-    """The arguments of is_left_out, or None where nothing can be left out."""
+    """The arguments of is_left_out, or None if nothing can be left out."""
     if "query_text" not in row_block:
         return None
     row_fields = [row_block[name][:, None] for name in ("query_text", "positive_text", "positive")]

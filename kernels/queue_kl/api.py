@@ -1,8 +1,8 @@
-"""queue_kl: KL(softmax(r_i Q^T / tau_ref) || softmax(z_i Q^T / tau)) over a long queue, and the primitive under it.
+"""queue_kl: KL(softmax(r_i Q^T / tau_ref) || softmax(z_i Q^T / tau)) over a long queue, and its primitive queue_sums.
 
-The queue is a buffer of past embeddings, split over the devices. Where the batch's own rows belong to it (SCT: the
-queue after [Q; r]), the buffer has room for them, N rows and a batch, and the caller overwrites the oldest rows before
-taking the loss: nothing is concatenated.
+The queue is a buffer of past embeddings, split over the devices. If the batch's own rows belong to it (SCT: [Q; r]),
+the buffer has room for N rows and a batch, and the caller overwrites the oldest rows before the loss: nothing is
+concatenated.
 
 Legend: b rows of this device, B of all devices; N queue rows, n of this device; D embedding width.
 """
@@ -16,7 +16,7 @@ import jax.numpy as jnp
 from kernels.implementation import choose_implementation
 from kernels.queue_kl import reference, tpu, xla
 from kernels.queue_kl.sums import RowValues, Side, make_sides
-from sharding.collectives import all_gather_with_gradient, psum_logsumexp
+from sharding.collectives import AxisName, all_gather_with_gradient, psum_logsumexp, scatter_sum
 
 Implementation = Literal["auto", "reference", "xla", "tpu", "tpu_interpret"]
 
@@ -26,7 +26,7 @@ class _Options(NamedTuple):
     sides: tuple[Side, Side]
     row_block: int | None
     queue_block: int | None
-    axis_name: str | None
+    axis_name: AxisName | None
 
 
 def queue_kl(
@@ -36,7 +36,7 @@ def queue_kl(
     *,
     reference_temperature: float,
     temperature: float,
-    axis_name: str | None = None,
+    axis_name: AxisName | None = None,
     unit_norm: bool = False,
     implementation: Implementation = "auto",
     row_block: int | None = None,
@@ -47,19 +47,19 @@ def queue_kl(
     Source: L_SCT of Limkonchotiwat et al. 2023 (SCT, TACL). Computed from queue_sums as gap_i - lse_ref_i + lse_i. The
     gradient is dz_i = g_i / tau sum_j (q_ij - p_ij) Q_j; references and queue get none. It saves its operands and two
     log-sum-exps per row, and never forms [b, n]. With u = b N D, forward and backward cost a device 10u FLOPs. (One
-    pass that sums p_ij Q_j and q_ij Q_j apart would cost 8u, but the difference of two sums of bfloat16 products loses
-    the gradient where q is close to p.)
+    pass that sums p_ij Q_j and q_ij Q_j separately would cost 8u, but the difference of two sums of bfloat16 products
+    loses the gradient if q is close to p.)
 
     Over devices (axis_name, inside shard_map): each holds b rows and its own n rows of the queue. The rows of all
     devices are gathered, each device sums over its part of the queue for all B of them, and psum combines the sums. So
     2 B D numbers travel instead of the N D of the queue, and only one device reads each row of the queue. Every device
-    returns its own rows; where the devices' losses add up, as sum_i KL_i / B does to the mean over the global batch, AD
-    of a device's own is the exact gradient of the whole (check_vma=False).
+    returns its own rows. If the devices' losses add up, as sum_i KL_i / B does to the mean over the global batch, AD of
+    each device's loss is the exact gradient of the whole (check_vma=False).
 
     Args:
-      unit_norm: promises that no row of any operand is longer than 1 (but for rounding). Scores are then bounded, and a
-        constant shift replaces the running maximum wherever float32 has the range (temperatures above about 0.016).
-      implementation: "auto" is "tpu" on a TPU and "xla" elsewhere; a named one raises ValueError where it cannot run.
+      unit_norm: promises that no row of any operand is longer than 1 (except for rounding). Scores are then bounded,
+        and a constant shift replaces the running maximum if float32 has the range (temperatures above about 0.016).
+      implementation: "auto" is "tpu" on a TPU and "xla" elsewhere; a named one raises ValueError if it cannot run.
       row_block, queue_block: tile sizes; None lets the implementation choose.
 
     Returns:
@@ -94,7 +94,7 @@ def queue_sums(
     *,
     reference_temperature: float,
     temperature: float,
-    axis_name: str | None = None,
+    axis_name: AxisName | None = None,
     unit_norm: bool = False,
     implementation: Implementation = "auto",
     row_block: int | None = None,
@@ -103,12 +103,11 @@ def queue_sums(
     """lse_ref_i = log sum_j exp(s_ref_ij), lse_i = log sum_j exp(s_ij), gap_i = sum_j p_ij (s_ref_ij - s_ij).
 
     s_ref = r Q^T / tau_ref, p = softmax(s_ref) and s = z Q^T / tau, over the n queue rows given. Differentiable in the
-    embeddings only. The arguments are
-    those of queue_kl, but for:
+    embeddings only. The arguments are those of queue_kl, except:
 
     Args:
       axis_name: the references are those of all devices, [B, D], and b = B; the embeddings are this device's and are
-        gathered. Their gradient is summed over the devices in float32 and rounded to their dtype only then.
+        gathered. Their gradient is summed over the devices in float32, and only then rounded to their dtype.
 
     Returns:
       lse_ref [b], lse [b] and gap [b], float32.
@@ -129,7 +128,7 @@ def queue_sums(
 
 @functools.partial(jax.custom_vjp, nondiff_argnums=(0,))
 def _queue_sums(options: _Options, embeddings, references, all_embeddings, queue):
-    """Computed from all_embeddings, differentiable in this device's embeddings."""
+    """Computed from all_embeddings; the gradient goes to this device's embeddings."""
     forward, _ = _functions(options)
     return forward(references, all_embeddings, queue)
 
@@ -147,7 +146,7 @@ def _backward(options: _Options, residuals, cotangents):
     gradient = backward(*operands, RowValues(reference_lse, lse, lse_cotangent, gap_cotangent),
                         gradient_dtype=dtype if options.axis_name is None else jnp.float32)
     if options.axis_name is not None:
-        gradient = jax.lax.psum_scatter(gradient, options.axis_name, tiled=True)
+        gradient = scatter_sum(gradient, options.axis_name)
     return gradient.astype(dtype), None, None, None
 
 
@@ -167,7 +166,7 @@ def _check(references, embeddings, queue, reference_temperature, temperature) ->
     operands = {"references [b, D]": references, "embeddings [b, D]": embeddings, "queue [n, D]": queue}
     shapes = ", ".join(f"{name} {array.shape}" for name, array in operands.items())
     if any(array.ndim != 2 or 0 in array.shape for array in operands.values()):
-        raise ValueError(f"every operand must be a matrix and none empty: {shapes}")
+        raise ValueError(f"every operand must be a matrix that is not empty: {shapes}")
     if references.shape != embeddings.shape or queue.shape[1] != embeddings.shape[1]:
         raise ValueError(f"operands do not match: {shapes}")
     dtypes = {str(array.dtype) for array in operands.values()}

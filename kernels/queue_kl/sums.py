@@ -14,7 +14,7 @@ import jax.numpy as jnp
 from kernels.products import UNIT_NORM_PRODUCT
 
 LOG_LARGEST, LOG_SMALLEST = 88.0, -87.0
-"""Within these exp is finite, and not flushed to zero, in float32."""
+"""Between these, exp is finite in float32 and not flushed to zero."""
 LOG_ROUNDING = -24 * math.log(2)
 
 
@@ -36,7 +36,7 @@ class Sums(NamedTuple):
 
 
 class RowValues(NamedTuple):
-    """What the backward pass knows of each row; each [r, 1]."""
+    """The values of each row that the backward pass needs; each [r, 1]."""
 
     reference_lse: jax.Array
     lse: jax.Array
@@ -45,7 +45,7 @@ class RowValues(NamedTuple):
 
 
 def make_sides(reference_scale: float, scale: float, num_queue_rows: int, unit_norm: bool) -> tuple[Side, Side]:
-    """(reference, online), with constant shifts where unit norms bound the scores closely enough."""
+    """(reference, online), with constant shifts if unit norms bound the scores closely enough."""
     if not unit_norm:
         return Side(reference_scale, None), Side(scale, None)
     bounds = UNIT_NORM_PRODUCT * reference_scale, UNIT_NORM_PRODUCT * scale
@@ -56,9 +56,9 @@ def make_sides(reference_scale: float, scale: float, num_queue_rows: int, unit_n
 def constant_shift(bound: float, largest_gap: float, num_terms: int) -> float | None:
     """m, 0 if possible, such that sums of num_terms scores in [-bound, bound] neither overflow nor lose digits.
 
-    No digit is lost where all terms that could be flushed to zero stay, together, under the rounding of the smallest
-    sum there can be, exp(-bound - m): that bounds m from above. None where the sum weighted by gaps could overflow
-    with it. At 131,072 queue rows the limit is a temperature of about 0.016.
+    No digit is lost if all terms that could be flushed to zero are together smaller than the rounding error of the
+    smallest possible sum, exp(-bound - m). This bounds m from above. None if the sum weighted by gaps could then
+    overflow. With 131,072 queue rows the limit is a temperature of about 0.016.
     """
     shift = min(0.0, -bound + LOG_ROUNDING - LOG_SMALLEST - math.log(num_terms))
     overflows = bound - shift + math.log(num_terms) + math.log(max(largest_gap, 1.0)) > LOG_LARGEST
@@ -97,7 +97,7 @@ def add_tile(
 
 
 def _shifted(maximum, scores, side: Side):
-    """(new maximum, what the sums so far shrink by, exp(scores - new maximum))."""
+    """(new maximum, the factor for the sums so far, exp(scores - new maximum))."""
     if side.shift is not None:
         return maximum, 1.0, jnp.exp(scores - side.shift)
     new_maximum = jnp.maximum(maximum, jnp.max(scores, axis=1, keepdims=True))
@@ -112,7 +112,7 @@ def finish(sums: Sums) -> tuple[jax.Array, jax.Array, jax.Array]:  # reference_l
 
 
 def _finite(maximum):
-    """The maximum, or 0 where there was no score, so that exp(-inf - maximum) is 0 and not NaN."""
+    """The maximum, or 0 if there was no score, so that exp(-inf - maximum) is 0 and not NaN."""
     return jnp.where(maximum == -jnp.inf, 0.0, maximum)
 
 

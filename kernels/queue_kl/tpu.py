@@ -6,11 +6,11 @@ In Pallas. One tile of scores of each side lives in VMEM at a time; HBM holds no
   backward   6u  the same grid: it recomputes the scores and accumulates dZ over the queue.
 
 The queue is read from HBM once per row block, for both sides.
-What the backward pass knows of the rows lies in HBM along the lanes, [fields, b], and is transposed on chip.
+The values of the rows for the backward pass lie in HBM along the lanes, [fields, b], and are transposed on chip.
 
-Blocks overhang where they do not divide a size. Mosaic leaves anything there, NaN included. Queue rows beyond the end
-are dropped by index, and zeroed before the second product, since 0 * NaN is NaN. Batch rows beyond the
-end spoil nothing but themselves, and are not written.
+If the blocks do not divide a size, the last one reaches beyond the end. Mosaic may leave anything there, NaN included.
+Queue rows beyond the end are dropped by index, and zeroed before the second product, as 0 * NaN is NaN. Batch rows
+beyond the end affect only themselves, and are not written.
 
 Legend: b rows, n queue rows, D embedding width (padded to a multiple of 128 lanes); o rows and i queue rows of a block.
 """
@@ -22,6 +22,7 @@ import jax.numpy as jnp
 from jax.experimental import pallas as pl
 from jax.experimental.pallas import tpu as pltpu
 
+from kernels.blocks import block_of_side, largest_square_block
 from kernels.products import LANES, pad_width, product
 from kernels.queue_kl.sums import RowValues, Side, Sums, add_tile, finish, no_sums, score_gradient
 
@@ -30,29 +31,20 @@ VMEM_BYTES = 14 * 2**20
 
 
 def vmem_bytes(block: int, width: int, itemsize: int) -> int:
-    """VMEM of the larger kernel, the backward, in square tiles. Blocks are double-buffered: hence the factors of two.
+    """VMEM of the larger kernel, the backward, in square tiles. The factors of two are for double buffering.
 
-    9 to 37 % above what libtpu reports where a kernel is too large (float32, D = 128 to 1024).
+    9 to 37 % above what libtpu reports if a kernel is too large (float32, D = 128 to 1024).
     """
     operands = 2 * 4 * block * width * itemsize  # rows and queue rows of both sides
-    gradient = 2 * block * width * 4  # [o, D], written once per row block; float32 where it is summed over devices
+    gradient = 2 * block * width * 4  # [o, D], written once per row block; float32 if it is summed over devices
     accumulator = 2 * block * width * 4  # [o, D] float32, and the product that is added to it
     zeroed = block * width * 4  # [i, D] with its overhang zeroed
-    columns = 5 * block * LANES * 4  # the sums, or what is known of the rows: [o, 1] is padded to 128 lanes
-    tile = block * block * itemsize  # the gradient of the scores; what leads to it stays in registers
+    columns = 5 * block * LANES * 4  # the sums, or the values of the rows: [o, 1] is padded to 128 lanes
+    tile = block * block * itemsize  # the gradient of the scores; intermediate values stay in registers
     split = 0
     if itemsize == 4:  # a float32 product at full precision splits its operands into three bfloat16 parts
         split = 6 * (5 * block * width + block * block)
     return operands + gradient + accumulator + zeroed + columns + tile + split
-
-
-def default_block(width: int, itemsize: int) -> int:
-    """The largest square tile that fits: 512 up to D = 768 in bfloat16 and up to 256 in float32."""
-    for block in (512, 256, 128):
-        if vmem_bytes(block, width, itemsize) <= VMEM_BYTES:
-            return block
-    raise ValueError(f"width {width} needs {vmem_bytes(128, width, itemsize)} bytes of VMEM in tiles of 128 x 128, "
-                     f"more than {VMEM_BYTES}: use implementation='xla'")
 
 
 def forward(
@@ -162,7 +154,7 @@ def _scores(rows, queues, sides: tuple[Side, Side]):
 
 
 def _left_out(num_queue_rows: int, shape: tuple[int, int], axis: int = 1):
-    """Whether each queue row, along an axis of the shape, is beyond the end; None where the blocks divide the queue."""
+    """Whether each queue row, along an axis of the shape, is beyond the end; None if the blocks divide the queue."""
     if num_queue_rows % shape[axis] == 0:
         return None
     return pl.program_id(1) * shape[axis] + jax.lax.broadcasted_iota(jnp.int32, shape, axis) >= num_queue_rows
@@ -194,13 +186,12 @@ def _sides(references, embeddings, queue) -> tuple[dict[str, jax.Array], dict[st
 
 
 def _blocks(row_block: int | None, queue_block: int | None, rows, queues) -> tuple[int, int]:
-    """(o, i): multiples of 128 (o is the lanes of the results, i those of the scores), no longer than asked for."""
-    embeddings = rows["embeddings"]
+    """(o, i): whole lanes, o of the results and i of the scores. The default is the largest square that fits.
+
+    That is 512 up to D = 768 in bfloat16 and up to D = 256 in float32.
+    """
+    (num_rows, width), itemsize = rows["embeddings"].shape, rows["embeddings"].dtype.itemsize
     if row_block is None or queue_block is None:
-        default = default_block(embeddings.shape[1], embeddings.dtype.itemsize)
+        default = largest_square_block(width, lambda block: vmem_bytes(block, width, itemsize), VMEM_BYTES)
         row_block, queue_block = row_block or default, queue_block or default
-    for block in (row_block, queue_block):
-        if block % LANES:
-            raise ValueError(f"a block of {block} is not a multiple of {LANES} lanes")
-    sizes = embeddings.shape[0], queues["queue"].shape[0]
-    return tuple(min(block, pl.cdiv(size, LANES) * LANES) for block, size in zip((row_block, queue_block), sizes))
+    return block_of_side(row_block, num_rows), block_of_side(queue_block, queues["queue"].shape[0])

@@ -1,8 +1,8 @@
 """lse_i = log sum_j exp(s_ij), the same of s_ref, and gap_i = sum_j softmax(s_ref_i)_j (s_ref_ij - s_ij), blocked.
 
-Any back end. [b, n] is never formed: two tiles of at most TILE_BYTES of float32 scores are live at a time. With
-u = b n D the forward costs 4u FLOPs and the backward 6u. The queue is read in place:
-where the blocks do not divide it the last one starts early, so that nothing is padded, which would copy the queue.
+For any back end. [b, n] is never formed: two tiles of at most TILE_BYTES of float32 scores are live at a time. With
+u = b n D the forward costs 4u FLOPs and the backward 6u. The queue is read in place: padding would copy it. If the
+blocks do not divide it, the last one starts early.
 
 Legend: b rows, n queue rows, D embedding width; r rows and c queue rows of a tile.
 """
@@ -15,7 +15,7 @@ from kernels.queue_kl.sums import RowValues, Side, add_tile, finish, no_sums, sc
 
 TILE_BYTES = 8 * 2**20
 MAX_ROW_BLOCK = 2048
-"""Leaves a tile 1024 queue rows: with many fewer, a product is bound by memory traffic of the [r, D] operands."""
+"""Leaves 1024 queue rows for a tile. With far fewer, the memory traffic of the [r, D] operands limits a product."""
 
 
 def default_blocks(num_rows: int, num_queue_rows: int) -> tuple[int, int]:

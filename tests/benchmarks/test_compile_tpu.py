@@ -10,7 +10,7 @@ from jax.sharding import NamedSharding
 from benchmarks import compile_tpu
 from plan.counts import collectives, matrix_flops
 from plan.programs import compile_program, topology_mesh
-from sharding.layout import DEVICES, SPLIT, WHOLE
+from sharding.layout import DEVICES, SPLIT, WHOLE, ring_order
 from sharding.ring import ring_scan
 
 needs_libtpu = pytest.mark.usefixtures("tpu_compiler")
@@ -76,7 +76,7 @@ def test_hops_of_the_ring_are_asynchronous_on_many_chips():
         def step(_, hop, state, block, total):
             return state + rows @ block.T, total + 1
 
-        return ring_scan(step, jnp.zeros_like(rows), [rows], [jnp.zeros_like(rows)], DEVICES)
+        return ring_scan(step, jnp.zeros_like(rows), [rows], [jnp.zeros_like(rows)], DEVICES, ring_order(mesh))
 
     program = compile_program(
         jax.shard_map(on_each_device, mesh=mesh, in_specs=SPLIT, out_specs=SPLIT, check_vma=False),

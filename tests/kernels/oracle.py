@@ -1,4 +1,4 @@
-"""An independent float64 oracle of the masked log-sum-exps and their gradients, and random inputs to ask it about."""
+"""An independent float64 oracle of the masked log-sum-exps, gradients and statistics, and random cases for it."""
 
 from typing import NamedTuple
 
@@ -17,17 +17,14 @@ class Case(NamedTuple):
     column_cotangent: np.ndarray  # [N]
 
 
-class Statistics(NamedTuple):
-    hardest_negative: np.ndarray  # [b]
-    num_left_out: np.ndarray  # [b]
-
-
 class Answer(NamedTuple):
     row_lse: np.ndarray
     column_lse: np.ndarray
     query_gradient: np.ndarray
     key_gradient: np.ndarray
     scale_gradient: np.ndarray
+    hardest_negative: np.ndarray  # [b]
+    num_left_out: np.ndarray  # [b]
 
 
 def random_case(seed: int, rows: int, columns: int, width: int, *, dtype=np.float32, labels: str = "none",
@@ -56,42 +53,37 @@ def random_case(seed: int, rows: int, columns: int, width: int, *, dtype=np.floa
 
 
 def left_out(case: Case) -> np.ndarray:  # [b, N] bool
-    """One pair at a time, in the words of the definition."""
+    """In the words of the definition."""
     result = np.zeros((len(case.queries), len(case.keys)), bool)
-    for i, j in np.ndindex(*result.shape) if case.key_labels is not None else ():
-        key_text, anchor_text = case.key_labels[j]
-        if key_text == -1:
-            result[i, j] = True
-        elif case.query_labels is not None and j != case.positives[i]:
-            query_text, positive_text = case.query_labels[i]
-            is_known_positive = anchor_text == query_text and anchor_text != -1
-            result[i, j] = key_text in (positive_text, query_text) or is_known_positive
-    return result
+    if case.key_labels is None:
+        return result
+    key_text, anchor_text = case.key_labels.T
+    if case.query_labels is not None:
+        query_text, positive_text = case.query_labels.T[:, :, None]
+        is_known_positive = (anchor_text == query_text) & (anchor_text != -1)
+        result |= (key_text == positive_text) | (key_text == query_text) | is_known_positive
+        result &= ~is_own_positive(case)
+    return result | (key_text == -1)
 
 
-def statistics(case: Case) -> Statistics:
-    """One row at a time, in the words of the definition."""
-    is_left_out = left_out(case)
-    hardest, count = np.full(len(case.queries), -np.inf), np.zeros(len(case.queries))
-    for i, query in enumerate(case.queries):
-        own = None if case.positives is None else case.positives[i]
-        for j, key in enumerate(case.keys):
-            if is_left_out[i, j]:
-                count[i] += case.key_labels[j, 0] != -1
-            elif j != own:
-                hardest[i] = max(hardest[i], case.scale * (query @ key))
-    return Statistics(hardest, count)
+def is_own_positive(case: Case) -> np.ndarray:  # [b, N] bool
+    own = np.full(len(case.queries), -1) if case.positives is None else case.positives
+    return np.arange(len(case.keys)) == own[:, None]
 
 
 def answer(case: Case) -> Answer:
     products = case.queries @ case.keys.T
-    weights = ~left_out(case)
+    is_left_out = left_out(case)
+    weights = ~is_left_out
     scores = case.scale * products
+    negatives = np.where(is_left_out | is_own_positive(case), -np.inf, scores)
+    is_empty = np.zeros(len(case.keys), bool) if case.key_labels is None else case.key_labels[:, 0] == -1
     row_lse, row_softmax = _logsumexp(scores, weights, axis=1)
     column_lse, column_softmax = _logsumexp(scores, weights, axis=0)
     score_gradient = case.row_cotangent[:, None] * row_softmax + case.column_cotangent[None, :] * column_softmax
     return Answer(row_lse, column_lse, case.scale * score_gradient @ case.keys,
-                  case.scale * score_gradient.T @ case.queries, np.sum(score_gradient * products))
+                  case.scale * score_gradient.T @ case.queries, np.sum(score_gradient * products),
+                  negatives.max(axis=1), (is_left_out & ~is_empty).sum(axis=1).astype(np.float64))
 
 
 def _logsumexp(scores, weights, axis):

@@ -1,4 +1,4 @@
-"""similarity_logsumexp against an independent float64 oracle: values, gradients, masking, properties, many devices."""
+"""similarity_logsumexp against a float64 oracle: values, gradients, statistics, masking, properties, many devices."""
 
 import functools
 import itertools
@@ -20,9 +20,9 @@ from tests.kernels.oracle import Answer, answer, random_case
 # the gradient of the scores, which is rounded to bfloat16 for the second product, and the gradient itself.
 TOLERANCE = {
     "float32": {"row_lse": 1e-6, "column_lse": 1e-6, "query_gradient": 5e-6, "key_gradient": 5e-6,
-                "scale_gradient": 2e-5},
+                "scale_gradient": 2e-5, "hardest_negative": 1e-6, "num_left_out": 0.0},
     "bfloat16": {"row_lse": 1e-6, "column_lse": 1e-6, "query_gradient": 8e-3, "key_gradient": 8e-3,
-                 "scale_gradient": 8e-3},
+                 "scale_gradient": 8e-3, "hardest_negative": 1e-6, "num_left_out": 0.0},
 }
 SIZES = {  # (b, N, D)
     "aligned": (256, 256, 128),
@@ -43,11 +43,13 @@ def value_and_gradients(queries, keys, scale, labels, row_cotangent, column_cota
     blocks = {"row_block": block, "column_block": block}
 
     def primal(queries, keys, scale):
-        return similarity_logsumexp(queries, keys, scale, columns=columns, implementation=implementation, bound=bound,
-                                    **labels, **({} if implementation == "reference" else blocks))
+        *values, statistics = similarity_logsumexp(
+            queries, keys, scale, columns=columns, implementation=implementation, bound=bound, **labels,
+            **({} if implementation == "reference" else blocks))
+        return values, statistics
 
-    values, vjp = jax.vjp(primal, queries, keys, scale)
-    return *values, *vjp((row_cotangent, column_cotangent if columns else None))
+    values, vjp, statistics = jax.vjp(primal, queries, keys, scale, has_aux=True)
+    return *values, *vjp([row_cotangent, column_cotangent if columns else None]), *statistics
 
 
 def run(case, dtype, implementation, **options) -> Answer:
@@ -153,7 +155,8 @@ def test_without_any_candidate(implementation):
     case = random_case(26, 5, 9, 16)._replace(key_labels=np.full((9, 2), -1, np.int32))
     result = run(case, "float32", implementation)
     assert np.all(np.isneginf(result.row_lse)) and np.all(np.isneginf(result.column_lse))
-    for gradient in result[2:]:
+    assert np.all(np.isneginf(result.hardest_negative)) and not np.any(result.num_left_out)
+    for gradient in result[2:5]:
         np.testing.assert_array_equal(gradient, np.zeros_like(gradient))
 
 
@@ -162,7 +165,7 @@ def test_saves_only_operands_and_sums():
     operands = jnp.asarray(case.queries, jnp.float32), jnp.asarray(case.keys, jnp.float32), jnp.float32(20)
     labels = {"query_labels": case.query_labels, "key_labels": case.key_labels, "positives": case.positives}
     labels = {name: jnp.asarray(array) for name, array in labels.items()}
-    _, vjp = jax.vjp(lambda *operands: similarity_logsumexp(*operands, implementation="xla", **labels), *operands)
+    _, vjp = jax.vjp(lambda *operands: similarity_logsumexp(*operands, implementation="xla", **labels)[:2], *operands)
     assert sum(leaf.size for leaf in jax.tree.leaves(vjp)) <= (64 + 96) * (16 + 1 + 3) + 1
 
 
@@ -190,7 +193,7 @@ def test_composed_loss_over_devices(num_devices, symmetric):
     def share_of_the_loss(parameters, query_labels, key_labels, positives):
         queries, *candidates, scale = parameters
         keys = jnp.concatenate([all_gather_with_gradient(part, "data") for part in candidates])
-        row_lse, column_lse = similarity_logsumexp(
+        row_lse, column_lse, _ = similarity_logsumexp(
             queries, keys, scale, query_labels=query_labels, key_labels=key_labels, positives=positives,
             columns=symmetric, row_block=16, column_block=20)
         positive_scores = scale * jnp.sum(queries * candidates[0], axis=1)

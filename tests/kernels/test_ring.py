@@ -34,14 +34,16 @@ def run_ring(case: Case, num_devices: int, dtype=np.float32, **options) -> Answe
 
     @functools.partial(
         jax.shard_map, mesh=make_mesh(jax.devices()[:num_devices]), in_specs=(SPLIT, SPLIT, WHOLE, SPLIT, SPLIT, SPLIT),
-        out_specs=Answer(SPLIT, SPLIT, SPLIT, SPLIT, WHOLE), check_vma=False)
+        out_specs=Answer(SPLIT, SPLIT, SPLIT, SPLIT, WHOLE, SPLIT, SPLIT), check_vma=False)
     def values_and_gradients(queries, keys, scale, labels, row_cotangent, column_cotangent):
         def primal(queries, keys, scale):
-            return ring_similarity_logsumexp(queries, keys, scale, axis_name=DEVICES, **labels, **options)
+            *values, statistics = ring_similarity_logsumexp(
+                queries, keys, scale, axis_name=DEVICES, **labels, **options)
+            return values, statistics
 
-        values, vjp = jax.vjp(primal, queries, keys, scale)
-        gradients = vjp((row_cotangent, column_cotangent if options.get("columns", True) else None))
-        return Answer(*values, *gradients[:2], jax.lax.psum(gradients[2], DEVICES))
+        values, vjp, statistics = jax.vjp(primal, queries, keys, scale, has_aux=True)
+        gradients = vjp([row_cotangent, column_cotangent if options.get("columns", True) else None])
+        return Answer(*values, *gradients[:2], jax.lax.psum(gradients[2], DEVICES), *statistics)
 
     return jax.jit(values_and_gradients)(
         jnp.asarray(case.queries, dtype), jnp.asarray(case.keys, dtype), jnp.float32(case.scale), labels,
@@ -90,7 +92,7 @@ def test_without_any_candidate():
     case = split_case(15, 2, 4, 6, labels="duplicates")
     result = run_ring(case._replace(key_labels=np.full((12, 2), -1, np.int32)), 2)
     assert np.all(np.isneginf(result.row_lse)) and np.all(np.isneginf(result.column_lse))
-    for gradient in result[2:]:
+    for gradient in result[2:5]:
         np.testing.assert_array_equal(gradient, np.zeros_like(gradient))
 
 

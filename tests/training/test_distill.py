@@ -130,7 +130,8 @@ def test_epochs_and_shares_set_the_steps(tiny_model):
 ])
 def test_settings_that_do_not_fit(run_main, tiny_flags, teacher, tmp_path, command, flags, message):
     flags = [f"--teacher={teacher}", *flags] if command == "distill" else flags
-    done = run_main(command, *tiny_flags, "--num_steps=5", *flags, f"--workdir={tmp_path}", check=False)
+    done = run_main(command, *tiny_flags, "--hard_negatives=false", "--num_steps=5", *flags, f"--workdir={tmp_path}",
+                    check=False)
     assert done.returncode == 1
     assert message in done.stderr.splitlines()[-1], done.stderr[-2000:]
 
@@ -138,6 +139,7 @@ def test_settings_that_do_not_fit(run_main, tiny_flags, teacher, tmp_path, comma
 def test_a_teacher_with_another_tokenizer_must_have_been_asked_before(run_main, tiny_flags, tiny_model, tmp_path):
     tokenizer = write_tokenizer(tmp_path / "tokenizer", WORDS[::-1])
     other = save_teacher(tmp_path / "model", tiny_model, tokenizer, vocab_size=len(WORDS) + 4)
-    done = run_main("distill", *tiny_flags, f"--teacher={other}", f"--workdir={tmp_path / 'run'}", check=False)
+    done = run_main("distill", *tiny_flags, "--hard_negatives=false", f"--teacher={other}",
+                    f"--workdir={tmp_path / 'run'}", check=False)
     assert done.returncode == 1
     assert "another tokenizer than the student: run `main.py teach" in done.stderr.splitlines()[-1]

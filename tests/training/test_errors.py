@@ -31,6 +31,8 @@ def test_settings_that_do_not_fit(run_main, tiny_flags, tmp_path, flags, devices
     (["--warmup_steps=70"], "warmup_steps=70 leaves nothing of num_steps=60 to decay over: give a smaller --warmup_"),
     (["--views=single"], "--views=single gives one text per example, --objective=contrastive compares two"),
     (["--objective=mse"], "--objective=mse learns from a teacher: give --teacher=MODEL"),
+    (["--objective=mse", "--teacher=nowhere"], "--objective=mse takes no hard negatives, and triplets.jsonl.gz in "),
+    (["--objective=sct"], "--objective=sct takes no hard negatives, and triplets.jsonl.gz in "),
     (["--profile_steps=5,2"], "--profile_steps=5,2: the first step is after the last"),
     (["--batch_size=64"], "there is no flag --batch_size: did you mean --global_batch_size?"),
     (["--clip_norm=-1"], "flag --clip_norm=-1: it must be at least 0"),

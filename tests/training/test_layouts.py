@@ -8,8 +8,6 @@ import numpy as np
 import pytest
 
 from model.config import DenseConfig
-from plan.counts import collectives
-from sharding import layout as layouts
 from sharding.layout import host_copy, make_layout
 from tests.training.test_parallel import (
     MODEL,

@@ -18,7 +18,7 @@ from kernels.contrastive.tile import RowStatistics, constant_shift
 from kernels.products import UNIT_NORM_PRODUCT
 from model.config import ModelConfig
 from model.parameters import Parameter, Tree
-from sharding.collectives import psum_logsumexp
+from sharding.collectives import AxisName, psum_logsumexp
 from sharding.layout import DEVICES
 from training.objectives.objective import Embedded, Objective, split_texts
 
@@ -34,8 +34,12 @@ def contrastive_objective(
     key_exchange: KeyExchange,
     dtype: jnp.dtype,
     implementation: str,
+    ring: tuple[int, ...] | None = None,
 ) -> Objective:
-    """contrastive_loss as an objective. A learned scale is exp(log_scale), from `scale` on, and is logged."""
+    """contrastive_loss as an objective; `ring` is the mesh's ring_order.
+
+    A learned scale is exp(log_scale); it starts at `scale` and is logged.
+    """
     bound = UNIT_NORM_PRODUCT * abs(scale) if model.normalize and not learn_scale else None
 
     def loss(parameters, memory, embedded: Embedded):
@@ -45,7 +49,7 @@ def contrastive_objective(
             share, sums = contrastive_loss(
                 embedded.embeddings, embedded.text_ids, texts_per_example=K, scale=learned,
                 symmetric={"auto": K == 2, "always": True, "never": False}[symmetric], axis_name=DEVICES,
-                key_exchange=key_exchange, dtype=dtype, bound=bound, implementation=implementation,
+                key_exchange=key_exchange, ring=ring, dtype=dtype, bound=bound, implementation=implementation,
             )
         if learn_scale:
             sums["scale"] = lax.stop_gradient(learned) / lax.axis_size(DEVICES)
@@ -59,7 +63,7 @@ def declare_scale(scale: float) -> Tree:
         shape, math.log(scale), dtype))}}
 
 
-def labels_of_all_texts(text_ids: jax.Array, axis_name: str) -> jax.Array:
+def labels_of_all_texts(text_ids: jax.Array, axis_name: AxisName) -> jax.Array:
     """Text ids [K, b, 2] of this device -> labels [K, B] that are equal where texts are, over all devices."""
     gathered = lax.all_gather(text_ids, axis_name, axis=1, tiled=True)  # [K, B, 2]
     return text_labels(gathered.reshape(-1, 2)).reshape(text_ids.shape[0], -1)
@@ -81,8 +85,9 @@ def contrastive_loss(
     texts_per_example: int,
     scale: jax.Array | float,
     symmetric: bool,
-    axis_name: str,
+    axis_name: AxisName,
     key_exchange: KeyExchange = "all_gather",
+    ring: tuple[int, ...] | None = None,
     dtype: jnp.dtype = jnp.float32,
     bound: float | None = None,
     implementation: str = "auto",
@@ -91,13 +96,14 @@ def contrastive_loss(
 
     Keys are the positives and the hard negatives of all devices. The sum of the shares over
     devices is the mean loss over the global batch (for the symmetric loss, the mean of both directions), and AD of a
-    share, summed over devices, is the exact gradient of that mean. Texts that occur twice in the global batch are no
+    share, summed over devices, is the exact gradient of that mean. Equal texts in the global batch are not
     negatives of each other. Source: recipes/README.md; in-batch negatives, Henderson et al. 2017 (1705.00652).
 
     The loss is the same however the keys are exchanged: gathered on every device, or passed round a ring.
 
     Args:
-      bound: the largest |scale * <q, k>| there can be, or None (kernels/contrastive/api.py).
+      ring: the devices along the ring; None: as they are numbered.
+      bound: an upper bound of |scale * <q, k>|, or None (kernels/contrastive/api.py).
 
     Returns: float32 scalar, and this device's share of the sums that batch_metrics takes.
     """
@@ -111,7 +117,7 @@ def contrastive_loss(
 
     labels = labels_of_all_texts(ids, axis_name)  # [K, B]
     own_labels = lax.dynamic_slice_in_dim(labels, device * b, b, axis=1)  # [K, b]
-    options = {"query_labels": own_labels[:2].T, "statistics": True, "bound": bound, "axis_name": axis_name,
+    options = {"query_labels": own_labels[:2].T, "bound": bound, "axis_name": axis_name,
                "implementation": implementation}
     column_lse = None
     if key_exchange == "all_gather":
@@ -129,7 +135,7 @@ def contrastive_loss(
     else:
         row_lse, column_lse, statistics = ring_similarity_logsumexp(
             queries, keys, scale, key_labels=candidate_labels(own_labels), positives=jnp.arange(b), columns=symmetric,
-            bidirectional=key_exchange == "bidirectional_ring", **options)
+            bidirectional=key_exchange == "bidirectional_ring", order=ring, **options)
         loss = jnp.sum(row_lse)
         if symmetric:
             column_lse = column_lse[:b]
@@ -162,11 +168,11 @@ def metric_sums(
 
 
 def batch_metrics(sums: dict[str, jax.Array]) -> dict[str, jax.Array]:
-    """What is logged of a batch, from the sums of contrastive_loss added up over the devices.
+    """The logged metrics of a batch, from the sums of contrastive_loss over all devices.
 
     accuracy_at_1: share of the queries whose own positive is above all negatives; positive_similarity and
     hardest_negative_similarity: mean cosines (of the queries that have a negative, and 0 if none has);
-    share_left_out: false negatives, of all pairs of query and key.
+    share_left_out: share of all pairs of query and key that are left out as false negatives.
     """
     share_with_negative = sums["share_with_negative"]
     hardest = sums["hardest_negative_similarity"] / jnp.where(share_with_negative > 0, share_with_negative, 1.0)

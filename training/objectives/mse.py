@@ -1,10 +1,10 @@
-"""Distillation: the student's embeddings come near those of a frozen teacher, or near a projection of them.
+"""Distillation: the student learns the embeddings of a frozen teacher, or a projection of them.
 
     L = sum_k mean over batch and dimensions of (student(x_k) - V teacher(x_0))^2
 
-With one text per example and V the principal axes of the teacher's embeddings it is homomorphic projective distillation
-(HPD; Zhao et al. 2022, 2203.07687). With two, a source sentence x_0 and a translation x_1, and V the identity it is
-multilingual distillation (Reimers and Gurevych 2020, 2004.09813). L_CD, which compares with a queue, is in sct.py.
+With one text per example and the principal axes of the teacher's embeddings as V, this is homomorphic projective
+distillation (HPD; Zhao et al. 2022, 2203.07687). With a sentence x_0, its translation x_1 and V = 1, it is multilingual
+distillation (Reimers and Gurevych 2020, 2004.09813). L_CD, which compares with a queue, is in sct.py.
 
 Legend: B examples in the global batch, b on this device, p packing blocks on this device, K texts per example, D and
 D_t widths of the student's and the teacher's embeddings, n rows of a sample.
@@ -36,6 +36,9 @@ def mse_objective(
                          f"student a head with --dense={target_width}, or the targets its width with --teacher_pca")
 
     def loss(parameters, memory, embedded: Embedded):
+        if embedded.texts_per_example > 2:
+            raise ValueError("the mean squared error takes a text and its translation, and an example has "
+                             f"{embedded.texts_per_example} texts: give --hard_negatives=false for triplets")
         students = split_texts(embedded.embeddings, embedded.texts_per_example)  # [K, b, D]
         targets = targets_of_first_texts(embedded)
         targets = normalize(targets) if normalize_teacher else targets
@@ -43,8 +46,7 @@ def mse_objective(
             targets = jnp.matmul(targets, memory["projection"], precision=lax.Precision.HIGHEST)
         B = targets.shape[0] * lax.axis_size(DEVICES)
         errors = jnp.sum((students - targets[None]) ** 2, axis=(1, 2)) / (B * width)  # [K]
-        names = ("mse", "translation_mse")
-        return jnp.sum(errors), (dict(zip(names, errors)), memory)
+        return jnp.sum(errors), (dict(zip(("mse", "translation_mse"), errors)), memory)
 
     memory = {} if projection is None else {"projection": jnp.asarray(projection, jnp.float32)}
     return Objective(loss=loss, memory=lambda _: memory, memory_axes=dict.fromkeys(memory, (None, None)))

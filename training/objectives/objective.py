@@ -1,4 +1,4 @@
-"""An objective: what a step minimises, with the parameters and the memory it has beside the encoder.
+"""An objective: the loss that a step minimises, with parameters and memory of its own.
 
 contrastive (contrastive.py), sct and cd (sct.py) and mse (mse.py) are objectives. A step
 (training/step.py) encodes the texts and hands their embeddings to the objective, so that packing, dropout, gradient
@@ -23,7 +23,7 @@ Reference = Literal["own", "momentum"]
 
 
 class StepBatch(NamedTuple):
-    """What a step takes in, [P, ...] on the mesh."""
+    """The input of a step, [P, ...] on the mesh."""
 
     packed: PackedTexts
     targets: jax.Array | None = None  # [P, n m, D_t] float32: the teacher's embeddings of each example's first n texts
@@ -44,7 +44,7 @@ class Embedded(NamedTuple):
 class Objective:
     """A loss as this device's share of the global mean, so that sums over devices make loss and gradient exact.
 
-    Memory is what lasts from step to step beside the parameters, a dict of trees: queues, a momentum encoder, a fixed
+    Memory is what passes from step to step beside the parameters, a dict of trees: queues, a momentum encoder, a fixed
     projection. It is part of the train state, so it is saved and restored with it.
     """
 
@@ -53,7 +53,7 @@ class Objective:
     metrics: Callable[[dict[str, jax.Array]], dict[str, jax.Array]] = lambda sums: sums
     """the sums over devices -> what is logged"""
     parameters: Tree = dataclasses.field(default_factory=dict)
-    """declarations (model/parameters.py) of what is trained beside the model, and not exported"""
+    """declarations (model/parameters.py) of parameters that are trained with the model but not exported"""
     memory: Callable[[Tree], dict] = lambda parameters: {}  # parameters -> the memory before the first step
     memory_axes: dict[str, tuple[str | None, ...]] = dataclasses.field(default_factory=dict)
     """the axes of each array of the memory, keys of AXES in sharding/layout.py; memory["momentum"] has its own"""
@@ -70,7 +70,7 @@ def split_texts(per_text: jax.Array, texts_per_example: int) -> jax.Array:
 
 
 def add_objectives(first: Objective, second: Objective) -> Objective:
-    """first + second; what they are made of must have different names."""
+    """first + second; their parameters, memories and metrics must have different names."""
 
     def loss(parameters, memory, embedded):
         first_share, (first_sums, memory) = first.loss(parameters, memory, embedded)

@@ -6,9 +6,9 @@
     L = mean_i KL(softmax(rA_i QA'^T / tau_ref) || softmax(zB_i QA'^T / tau))
       + mean_i KL(softmax(rB_i QB'^T / tau_ref) || softmax(zA_i QB'^T / tau))
 
-The references are the encoder's own embeddings with dropout masks of their own (or a momentum encoder's); with a
-teacher, its frozen embeddings, and then h is the identity. f is the encoder with its pooling and dense heads, h is used
-in training only.
+The references are the encoder's own embeddings with dropout masks of their own (or a momentum encoder's). With a
+teacher they are its frozen embeddings, and h is the identity. f is the encoder with its pooling and dense heads; h is
+used only in training.
 
 A queue is a buffer of N / B + 1 slots of B rows. Step t overwrites the oldest slot, (t - 1) mod the number of slots,
 before the loss is computed. The buffer then holds the newest N rows of the steps before and those of the batch, and
@@ -40,13 +40,13 @@ HEAD_FACTOR = 10  # a block widens D to 10 D and narrows it again
 
 class QueueOptions(NamedTuple):
     size: int  # N rows, a multiple of the global batch; 0: only the batch's own references
-    num_queues: int  # 2: one a view; 1: the first view's, for both terms
+    num_queues: int  # 2: one per view; 1: the first view's queue, for both terms
     reference_temperature: float
     temperature: float
     weight: float  # of each of the two terms: 1 in the published code, 1/2 in the paper
     dtype: jnp.dtype  # of queues and products
     implementation: str
-    seed: int  # of the rows that fill the queue at first
+    seed: int  # of the random rows that fill the queues before the first step
 
 
 def sct_objective(
@@ -76,7 +76,7 @@ def teacher_objective(
 ) -> Objective:
     """L_CD: the same loss with the teacher's embeddings as references, and queues of them.
 
-    Where the views are changed copies of one text, the teacher's embedding of that text is the reference of both.
+    If the views are changed copies of one text, the teacher's embedding of that text is the reference of both.
     Raises ValueError if student and teacher have different widths.
     """
     if width != teacher_width:
@@ -87,8 +87,8 @@ def teacher_objective(
         views = normalize(split_texts(embedded.embeddings, embedded.texts_per_example))
         stored = embedded.texts_per_example * embedded.targets.shape[1] // embedded.embeddings.shape[1]
         if stored == 1 and not views_of_one_text:
-            raise ValueError("cross-view distillation takes the teacher's embeddings of both views, and those of each "
-                             "example's first text are stored: run `main.py teach` with --texts=all")
+            raise ValueError("cross-view distillation takes the teacher's embeddings of both views, but only those "
+                             "of each example's first text are stored: run `main.py teach` with --texts=all")
         references = normalize(split_texts(embedded.targets, stored))
         references = jnp.broadcast_to(references, views.shape)
         share, similarity, queues = cross_view_loss(views, references, memory["teacher_queues"], embedded.step, options)
@@ -139,7 +139,7 @@ def initial_queues(global_batch_size: int, width: int, options: QueueOptions) ->
     """Random rows of unit norm, [queues, slots, B, D]."""
     if options.size % global_batch_size:
         raise ValueError(f"queue_size={options.size} is not a multiple of global_batch_size={global_batch_size}: the "
-                         "queue takes in and lets go a batch at a time")
+                         "queue adds and drops one batch at a time")
     shape = (options.num_queues, options.size // global_batch_size + 1, global_batch_size, width)
     return normalize(jax.random.normal(jax.random.key(options.seed), shape)).astype(options.dtype)
 

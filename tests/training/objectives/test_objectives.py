@@ -230,7 +230,10 @@ def test_sizes_that_do_not_fit():
     run = loss_and_gradient(objective, make_mesh(jax.devices()[:1]), 3)
     with pytest.raises(ValueError, match="an example has 3 texts"):
         run({}, objective.memory({}), random_embeddings(0, 3), random_embeddings(0, 3), None, jnp.int32(0))
-
+    objective = mse_objective(WIDTH, WIDTH, normalize_teacher=True, projection=None)
+    run = loss_and_gradient(objective, make_mesh(jax.devices()[:1]), 3)
+    with pytest.raises(ValueError, match="an example has 3 texts: give --hard_negatives=false"):
+        run({}, objective.memory({}), random_embeddings(0, 3), None, random_embeddings(0, 1), jnp.int32(0))
 
 
 @functools.cache
