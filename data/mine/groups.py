@@ -6,26 +6,23 @@ of their hashes, so the order of all groups depends neither on the number of par
 A partition that is larger than the memory it may use is scattered again, into narrower ranges.
 """
 
-import contextlib
-import gzip
 import hashlib
-import io
 import itertools
 import json
 import shutil
 from collections.abc import Iterable, Iterator
 from pathlib import Path
-from typing import IO, Any
+from typing import Any
 
 from data.files import read_json
-from data.mine.reading import CountedFile
+from data.mine.reading import chunks_of, import_zstandard, split_lines
 from data.mine.source import Counts
-from data.mine.writing import PART_FILE, gzip_file, new_part, write_summary
+from data.mine.writing import PART_FILE, LineFiles, new_part, write_summary
 
 HASH_DIGITS = 24  # of 4 bits each: two keys never share them
 RECORD_OVERHEAD = 150  # bytes of memory that a line takes beside its own, when it is read and sorted
 GROUP_OVERHEAD = 8  # memory of a parsed record, in lengths of its line
-MAX_PARTITIONS = 128  # files that a process writes at once
+MAX_PARTITIONS = 256
 TOO_LARGE = "group of records too large for --memory"
 _LEVEL = 1
 
@@ -37,30 +34,30 @@ def hash_of(key: str) -> str:
 class _Partitions:
     """Files of lines, by the range of their hash: `count` equal parts of the hashes from `low` to `high`."""
 
-    def __init__(self, folder: Path, count: int, low: int, high: int, stack: contextlib.ExitStack):
-        self._folder, self._count, self._low, self._width, self._stack = folder, count, low, high - low, stack
-        self._files: dict[int, IO[bytes]] = {}
+    def __init__(self, folder: Path, count: int, low: int, high: int):
+        self._files = LineFiles(folder, import_zstandard().ZstdCompressor(level=_LEVEL).compress)
+        self._count, self._low, self._width = count, low, high - low
         self.memory: dict[int, int] = {}  # that each partition takes, bytes
         self.hashes: set[bytes] = set()  # the first two
 
     def add(self, line: bytes) -> None:
         index = (int(line[:HASH_DIGITS], 16) - self._low) * self._count // self._width
-        if index not in self._files:
-            self._files[index] = self._stack.enter_context(gzip_file(self._folder / str(index), _LEVEL))
-            self.memory[index] = 0
-        self._files[index].write(line)
-        self.memory[index] += len(line) + RECORD_OVERHEAD
+        self._files.add(str(index), line)
+        self.memory[index] = self.memory.get(index, 0) + len(line) + RECORD_OVERHEAD
         if len(self.hashes) < 2:
             self.hashes.add(line[:HASH_DIGITS])
+
+    def close(self) -> None:
+        self._files.flush()
 
 
 def write_scattered(folder: Path, records: Iterable[tuple[str, Any]], partitions: int, counts: Counts) -> None:
     """Writes (key, record) pairs as one part: a file for each partition that has any."""
     with new_part(folder) as temporary:
-        with contextlib.ExitStack() as stack:
-            files = _Partitions(temporary, partitions, 0, 16 ** HASH_DIGITS, stack)
-            for key, record in records:
-                files.add(f"{hash_of(key)} {json.dumps(record)}\n".encode())
+        files = _Partitions(temporary, partitions, 0, 16 ** HASH_DIGITS)
+        for key, record in records:
+            files.add(f"{hash_of(key)} {json.dumps(record)}".encode())
+        files.close()
         write_summary(temporary, counts, memory=files.memory)
 
 
@@ -97,10 +94,10 @@ def _groups(
         count = min(2 * -(-size // memory), MAX_PARTITIONS, high - low)
         scratch.mkdir(parents=True)
         try:
-            with contextlib.ExitStack() as stack:
-                narrower = _Partitions(scratch, count, low, high, stack)
-                for line in _lines(files):
-                    narrower.add(line)
+            narrower = _Partitions(scratch, count, low, high)
+            for line in _lines(files, counts):
+                narrower.add(line)
+            narrower.close()
             if len(narrower.hashes) == 1:
                 counts[TOO_LARGE] += 1
                 return
@@ -111,7 +108,7 @@ def _groups(
         finally:
             shutil.rmtree(scratch, ignore_errors=True)
         return
-    lines = sorted(_lines(files), key=lambda line: line[:HASH_DIGITS])
+    lines = sorted(_lines(files, counts), key=lambda line: line[:HASH_DIGITS])
     for _, group in itertools.groupby(lines, key=lambda line: line[:HASH_DIGITS]):
         group = list(group)
         if sum(map(len, group)) * GROUP_OVERHEAD > memory:
@@ -120,7 +117,6 @@ def _groups(
             yield [json.loads(line[HASH_DIGITS + 1:]) for line in group]
 
 
-def _lines(files: list[Path]) -> Iterator[bytes]:
+def _lines(files: list[Path], counts: Counts) -> Iterator[bytes]:
     for path in files:
-        with io.BufferedReader(CountedFile(path)) as raw, gzip.GzipFile(fileobj=raw) as file:
-            yield from file
+        yield from split_lines(chunks_of(path), counts)

@@ -80,8 +80,8 @@ def usage() -> str:
 
 def mine(source: Source, config: MineConfig) -> None:
     """Mines the inputs of a source. Raises ValueError or OSError with what to change."""
-    units = source.units(find_inputs(config.input, source))
     output = Path(config.output)
+    units = source.units(find_inputs(config.input, source, output))
     plan = _plan(source, config, units)
     if _is_finished(output, plan, units):
         print(f"{output} is finished: its inputs and rules have not changed")
@@ -94,32 +94,35 @@ def mine(source: Source, config: MineConfig) -> None:
     print(summary(manifest, output))
 
 
-def find_inputs(inputs: tuple[str, ...], source: Source) -> list[Path]:
+def find_inputs(inputs: tuple[str, ...], source: Source, output: Path) -> list[Path]:
     """The files that --input names, each once: a file, those of a folder that the source expects, or those of a glob.
 
     Raises ValueError naming an input that holds no file.
     """
-    found: dict[Path, None] = {}
+    found: dict[str, Path] = {}
     for text in inputs:
-        path = Path(text)
-        if path.is_dir():
-            files = sorted(each for each in path.rglob("*") if each.is_file() and not each.name.startswith("."))
-            taken = [each for each in files if re.fullmatch(source.files, each.name, re.IGNORECASE)]
-            if not taken:
-                raise ValueError(f"--input={text}: no file of this folder is one that {source.name} expects: "
-                                 f"{source.expects}")
-            if others := [str(each) for each in files if each not in taken]:
-                more = ", ..." if len(others) > 5 else ""
-                print(f"left out of {text}: {len(others)} files that {source.name} does not expect: "
-                      f"{', '.join(others[:5])}{more}", file=sys.stderr)
-        elif path.is_file():
-            taken = [path]
-        else:
-            taken = [Path(each) for each in sorted(glob.glob(text, recursive=True)) if os.path.isfile(each)]
-            if not taken:
-                raise ValueError(f"--input={text}: there is no such file or folder, and no file matches it")
-        found |= dict.fromkeys(taken)
-    return list(found)
+        matches = [text] if os.path.exists(text) else sorted(glob.glob(text, recursive=True))
+        if not matches:
+            raise ValueError(f"--input={text}: there is no such file or folder, and no file matches it")
+        for path in map(Path, matches):
+            for file in _files_of(path, source, output) if path.is_dir() else [path]:
+                found.setdefault(os.path.realpath(file), file)
+    return list(found.values())
+
+
+def _files_of(folder: Path, source: Source, output: Path) -> list[Path]:
+    """The files of a folder, and of those in it, that the source expects; not hidden ones, nor those of the output."""
+    files = [path for path in sorted(folder.rglob("*")) if path.is_file()
+             and not any(part.startswith(".") for part in path.relative_to(folder).parts)
+             and output.absolute() not in path.absolute().parents]
+    taken = [path for path in files if re.fullmatch(source.files, path.name, re.IGNORECASE)]
+    if not taken:
+        raise ValueError(f"--input={folder}: no file in this folder is one that {source.name} expects: "
+                         f"{source.expects}")
+    if others := sorted(map(str, set(files) - set(taken))):
+        print(f"left out of {folder}: {len(others)} files that {source.name} does not expect: "
+              f"{', '.join(others[:5])}{', ...' if len(others) > 5 else ''}", file=sys.stderr)
+    return taken
 
 
 def _plan(source: Source, config: MineConfig, units: list[Unit]) -> dict[str, Any]:
@@ -176,15 +179,22 @@ def _check_output(output: Path, source: Source) -> None:
 
 @contextlib.contextmanager
 def _only_run(output: Path) -> Iterator[None]:
-    """Holds OUTPUT/.parts/lock, which the kernel frees when the process ends."""
-    (output / PARTS).mkdir(parents=True, exist_ok=True)
-    with open(output / PARTS / "lock", "a") as file:
+    """Holds OUTPUT/.parts/lock, which the kernel frees when the process ends. Removes what it made if that is all."""
+    made, parts = not output.exists(), output / PARTS
+    parts.mkdir(parents=True, exist_ok=True)
+    with open(parts / "lock", "a") as file:
         try:
             fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except BlockingIOError:
             raise ValueError(f"--output={output} is being written by another run: wait for its end or choose another "
                              "folder") from None
-        yield
+        try:
+            yield
+        finally:
+            if parts.exists() and os.listdir(parts) == ["lock"]:
+                shutil.rmtree(parts)
+                if made:
+                    output.rmdir()
 
 
 @contextlib.contextmanager

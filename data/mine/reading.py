@@ -152,11 +152,17 @@ def _decompressed(path: Path, raw: io.BufferedReader, start: bytes) -> Iterator[
         yield chunk
 
 
-def _zstd_chunks(path: Path, raw: io.BufferedReader) -> Iterator[bytes]:
+def import_zstandard() -> Any:
+    """The module; ValueError naming the extra if it is not installed."""
     try:
         import zstandard
     except ImportError as error:
-        raise ValueError(f'{path} is compressed with zstd: pip install -e ".[mine]"') from error
+        raise ValueError('zstandard is not installed: pip install -e ".[mine]"') from error
+    return zstandard
+
+
+def _zstd_chunks(path: Path, raw: io.BufferedReader) -> Iterator[bytes]:
+    zstandard = import_zstandard()
     decompressor = zstandard.ZstdDecompressor(max_window_size=1 << 31)
     frame, begun = decompressor.decompressobj(), False
     try:
@@ -255,9 +261,10 @@ def split_lines(chunks: Iterable[bytes], counts: Counts, max_bytes: int = MAX_LI
 
 
 def lines_of(path: Path, counts: Counts) -> Iterator[bytes]:
-    """The lines of a file that is no archive, or of the first file of an archive, in UTF-8 and without their ends."""
+    """The lines of a file, or of every file of an archive, in UTF-8 and without their ends."""
     with damage_named(path, counts):
-        yield from split_lines(in_utf8(chunks_of(path)), counts)
+        for _, chunks in members(path):
+            yield from split_lines(in_utf8(chunks), counts)
 
 
 def objects_of(path: Path, counts: Counts, keys: tuple[str, ...] = ()) -> Iterator[dict]:

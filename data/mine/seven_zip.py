@@ -13,9 +13,12 @@ try:
 except ImportError as error:
     raise ValueError('7z files need py7zr: pip install -e ".[mine]"') from error
 
-PIECE_BYTES = 1 << 18
-QUEUED_PIECES = 16
-py7zr.py7zr.get_memory_limit = lambda: PIECE_BYTES  # else py7zr decompresses a quarter of the free memory at once
+PIECE_BYTES, READ_BYTES = 1 << 22, 1 << 16
+QUEUED_PIECES = 2
+# py7zr would decompress into a quarter of the free memory at once; and it reads a block for each piece that it writes,
+# whether it has used up the last block or not, so with its own size of blocks it ends up holding the packed file.
+py7zr.py7zr.get_memory_limit = lambda: PIECE_BYTES
+py7zr.compressor.get_default_blocksize = lambda: READ_BYTES
 
 
 class _Closed(Exception):

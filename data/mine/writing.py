@@ -5,7 +5,6 @@ parts that are there. Gzip files carry no time and no name: the same input gives
 """
 
 import contextlib
-import gzip
 import hashlib
 import io
 import json
@@ -13,9 +12,9 @@ import os
 import re
 import shutil
 import zlib
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
-from typing import IO, Any
+from typing import Any
 
 from data.examples import BadLine
 from data.files import read_json, write_json
@@ -45,11 +44,9 @@ def clean(value: Any) -> Any:
     return value
 
 
-@contextlib.contextmanager
-def gzip_file(path: Path, level: int = GZIP_LEVEL) -> Iterator[IO[bytes]]:
-    """A new gzip file without name and time in it."""
-    with open(path, "wb") as raw, gzip.GzipFile("", "wb", level, raw, mtime=0) as file:
-        yield file
+def gzip_member(data: bytes) -> bytes:
+    """A gzip file without name and time in it."""
+    return zlib.compress(data, GZIP_LEVEL, wbits=31)
 
 
 @contextlib.contextmanager
@@ -66,15 +63,17 @@ def new_part(folder: Path) -> Iterator[Path]:
         raise
 
 
-class _Outputs:
-    """Files of lines, by name. Lines wait in memory, BUFFER_BYTES of all files together; each time that they are
-    written, every file gets one more gzip member. So any number of files can grow at once."""
+class LineFiles:
+    """Packed files of lines, by name. Lines wait in memory, BUFFER_BYTES of all files together. Each time that they are
+    written, every file gets one more gzip member or zstd frame, so any number of files can grow at once."""
 
-    def __init__(self, folder: Path):
-        self._folder, self._waiting, self._bytes = folder, {}, 0
+    def __init__(self, folder: Path, compress: Callable[[bytes], bytes] = gzip_member):
+        self._folder, self._compress = folder, compress
+        self._waiting: dict[str, list[bytes]] = {}
+        self._bytes = 0
 
-    def add(self, name: str, value: Any) -> None:
-        line = json.dumps(value, ensure_ascii=False).encode()
+    def add(self, name: str, line: bytes) -> None:
+        """Adds a line, which has no line feed at its end."""
         self._waiting.setdefault(name, []).append(line)
         self._bytes += len(line)
         if self._bytes > BUFFER_BYTES:
@@ -85,7 +84,7 @@ class _Outputs:
             path = self._folder / name
             path.parent.mkdir(parents=True, exist_ok=True)
             with open(path, "ab") as file:
-                file.write(zlib.compress(b"\n".join([*lines, b""]), GZIP_LEVEL, wbits=31))
+                file.write(self._compress(b"\n".join([*lines, b""])))
         self._waiting, self._bytes = {}, 0
 
 
@@ -96,7 +95,7 @@ def write_part(folder: Path, examples: Iterable[tuple], counts: Counts) -> None:
     """
     with new_part(folder) as temporary:
         lines: dict[str, int] = {}
-        outputs = _Outputs(temporary)
+        outputs = LineFiles(temporary)
         for name, value, *attribution in examples:
             value = clean(value)
             try:
@@ -104,9 +103,9 @@ def write_part(folder: Path, examples: Iterable[tuple], counts: Counts) -> None:
             except BadLine as error:
                 counts[f"no training example: {error}"] += 1
                 continue
-            outputs.add(name + SUFFIX, value)
+            outputs.add(name + SUFFIX, json.dumps(value, ensure_ascii=False).encode())
             for each in attribution:
-                outputs.add(name + ATTRIBUTION, clean(each))
+                outputs.add(name + ATTRIBUTION, json.dumps(clean(each), ensure_ascii=False).encode())
             lines[name] = lines.get(name, 0) + 1
         outputs.flush()
         write_summary(temporary, counts, outputs=lines)

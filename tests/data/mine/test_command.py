@@ -37,9 +37,10 @@ def start(processes, months, out, *more, **options):
 def workers_of(process):
     """The ids of the processes that mine, once one has begun a part."""
     def partial():
-        return {path.stat().st_ino for path in out.glob(".parts/*.partial")}
+        entries = os.scandir(folder) if folder.exists() else ()
+        return {each.inode() for each in entries if each.name.endswith(".partial")}
 
-    out = pathlib.Path(process.args[5].removeprefix("--output="))
+    folder = pathlib.Path(process.args[5].removeprefix("--output=")) / ".parts"
     before = partial()  # of an earlier run
     while process.poll() is None and not partial() - before:
         time.sleep(0.005)
@@ -94,7 +95,8 @@ def test_killed_runs_go_on(processes, months, tmp_path, run_main):
     assert process.returncode == 1 and "mining processes died" in errors.splitlines()[-1]
 
     process = start(processes, months, out, "--workers=2")
-    workers_of(process)
+    for pid in workers_of(process):
+        os.kill(pid, signal.SIGSTOP)  # a unit that takes hours
     os.killpg(process.pid, signal.SIGINT)  # as a terminal does: the workers get it too
     _, errors = process.communicate(timeout=60)
     assert process.returncode == 130 and errors.splitlines()[-1] == "main.py mine reddit: stopped by Ctrl-C"

@@ -111,6 +111,16 @@ def test_a_failed_run_goes_on(questions, tmp_path, monkeypatch):
     assert files_of(tmp_path / "out") == files_of(tmp_path / "whole")
 
 
+def test_parts_of_changed_inputs_are_mined_again(questions, tmp_path):
+    (questions / "2.jsonl").write_text("no JSON\n")
+    with pytest.raises(ValueError, match=r"2\.jsonl: line 1 is not JSON"):
+        run(PAIRS, tmp_path / "out", questions)
+    for name in ("0.jsonl", "2.jsonl"):
+        write_jsonl(questions / name, [{"q": f"changed {name}", "a": "answer"}])
+    run(PAIRS, tmp_path / "out", questions)
+    assert read_output(tmp_path / "out", "pairs/all") == [[f"changed {name}.jsonl", "answer"] for name in "02"]
+
+
 def test_a_finished_output_is_mined_again_only_after_changes(questions, tmp_path, capsys):
     out = tmp_path / "out"
     run(PAIRS, out, questions)
@@ -141,10 +151,19 @@ def test_outputs_that_are_refused(questions, tmp_path):
         run(WORDS, tmp_path / "out", questions)
 
 
+def test_a_wrong_file_leaves_nothing(tmp_path):
+    (tmp_path / "a.jsonl").write_text("text")
+    with pytest.raises(ValueError, match=r"a\.jsonl: line 1 is not JSON"):
+        run(PAIRS, tmp_path / "out", tmp_path / "a.jsonl")
+    assert not (tmp_path / "out").exists()
+
+
 def test_inputs_that_are_refused(questions, tmp_path):
     with pytest.raises(ValueError, match="--input=nowhere: there is no such file"):
         run(PAIRS, tmp_path / "out", "nowhere")
     (tmp_path / "empty").mkdir()
-    with pytest.raises(ValueError, match=r"empty: no file of this folder is one that pairs expects: questions\.jsonl"):
+    with pytest.raises(ValueError, match=r"empty: no file in this folder is one that pairs expects: questions\.jsonl"):
         run(PAIRS, tmp_path / "out", tmp_path / "empty")
+    run(PAIRS, questions / "out", questions)
+    assert len(run(PAIRS, questions / "out", questions, min_length=3)["inputs"]) == 3  # not its own output
     assert len(run(PAIRS, tmp_path / "out", f"{questions}/[01].jsonl", questions / "1.jsonl")["inputs"]) == 2

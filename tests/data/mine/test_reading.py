@@ -83,6 +83,7 @@ def test_archives(tmp_path, kind):
         ("a/one.txt", TEXT[:3]), ("c/three.txt", TEXT[:3])]  # what is not read is passed over
     assert list(members(path, lambda name: False)) == []
     assert read(path)[0] == TEXT
+    assert list(lines_of(path, Counts())) == [*LINES, b"two", *TEXT[:99].split(b"\n")]
 
 
 def test_memory_is_bounded_for_bombs(tmp_path):

@@ -108,9 +108,10 @@ def test_flags(tmp_path):
 def test_the_split(tmp_path):
     """Each thread is in one split; the share is that of the 4096 buckets below it."""
     threads = [f"{number:x}" for number in range(3000)]
-    for thread in threads[:50]:
-        bucket = int(hashlib.md5(thread.encode()).hexdigest(), 16) % 4096
-        assert in_training_split(thread) == (bucket <= 3685)  # 3686 / 4096 < 0.9 < 3687 / 4096
+    names = [f"{number:x}" for number in range(40_000)]
+    buckets = {int(hashlib.md5(name.encode()).hexdigest(), 16) % 4096: name for name in names}
+    assert {bucket: in_training_split(buckets[bucket]) for bucket in (0, 3685, 3686, 4095)} == {
+        0: True, 3685: True, 3686: False, 4095: False}  # 3686 / 4096 < 0.9 < 3687 / 4096
     train = [thread for thread in threads if in_training_split(thread)]
     assert 0.88 < len(train) / 3000 < 0.92
     path = write(tmp_path / "a.jsonl", [each for name in threads[:200] for each in (
