@@ -2,11 +2,11 @@
 
     python main.py mine SOURCE --input=FILE|FOLDER|GLOB ... --output=DIR        python main.py mine --help
 
-Writes DIR/NAME.jsonl.gz in the formats of data/formats.py, and DIR/manifest.json: every input with its checksum, every
-rule with how many records it left out, the number of lines of each output, and the licence. Dumps are streamed, on all
-cores; memory does not grow with their size. The output depends on the inputs and the flags, not on --workers. Finished
-parts lie in DIR/.parts: the same command goes on after Ctrl-C or a crash. A finished output is mined again only if its
-inputs or rules have changed.
+Writes DIR/NAME.jsonl.gz, or NAME.tsv.gz for translations, in the formats of data/formats.py, and DIR/manifest.json:
+every input with its checksum, every rule with how many records it left out, the number of lines of each output, and the
+licence. Dumps are streamed, on all cores; memory does not grow with their size. The output depends on the inputs and
+the flags, not on --workers. Finished parts lie in DIR/.parts: the same command goes on after Ctrl-C or a crash. A
+finished output is mined again only if its inputs or rules have changed.
 """
 
 import contextlib
@@ -31,7 +31,7 @@ from data.mine.reading import file_state
 from data.mine.source import Counts, NoSettings, Source, Unit
 from data.mine.sources import SOURCES
 from data.mine.work import Pool, cores, processes, run_all
-from data.mine.writing import SUFFIX, join_parts, new_part, sha256_of, total, write_part, write_summary
+from data.mine.writing import file_name, join_parts, new_part, sha256_of, total, write_part, write_summary
 from flags import REQUIRED, Repeated, flag, nearest, run_program, values_of
 
 VERSION = 1  # of the framework: another one means that a finished output is mined again
@@ -118,7 +118,7 @@ def _files_of(folder: Path, source: Source, output: Path) -> list[Path]:
     taken = [path for path in files if re.fullmatch(source.files, path.name, re.IGNORECASE)]
     if not taken:
         raise ValueError(f"--input={folder}: no file in this folder is one that {source.name} expects: "
-                         f"{source.expects}")
+                         f"{source.expects}. A file that is named itself is always taken")
     if others := sorted(map(str, set(files) - set(taken))):
         print(f"left out of {folder}: {len(others)} files that {source.name} does not expect: "
               f"{', '.join(others[:5])}{', ...' if len(others) > 5 else ''}", file=sys.stderr)
@@ -154,7 +154,7 @@ def _is_finished(output: Path, plan: dict[str, Any], units: list[Unit]) -> bool:
     if not isinstance(manifest, dict) or manifest.get("plan") != plan:
         return False
     sizes = {name: entry["bytes"] for name, entry in manifest["outputs"].items()}
-    if any(not (path := output / (name + SUFFIX)).exists() or path.stat().st_size != size
+    if any(not (path := output / file_name(name)).exists() or path.stat().st_size != size
            for name, size in sizes.items()):
         return False
     now, then = _states(units), manifest["inputs"]
@@ -283,7 +283,7 @@ def _finish(
     outputs = {}
     for final in sorted(set(finals.values())):
         outputs[final] = {"lines": sum(count for name, count in lines.items() if finals[name] == final),
-                          "bytes": (new / (final + SUFFIX)).stat().st_size}
+                          "bytes": (new / file_name(final)).stat().st_size}
     manifest = {"source": source.name, "plan": plan, "licence": source.licence, "inputs": inputs,
                 "left_out": dict(sorted(counts.items())), "notes": counts.notes, "outputs": outputs}
     _replace(output, new, files)
@@ -307,7 +307,7 @@ def _replace(output: Path, new: Path, names: list[str]) -> None:
 
 def summary(manifest: dict[str, Any], output: Path) -> str:
     """A line for each output, each rule that left something out, and each note."""
-    rows = [f"{entry['lines']:13,} lines   {output / (name + SUFFIX)}" for name, entry in manifest["outputs"].items()]
+    rows = [f"{entry['lines']:13,} lines   {output / file_name(name)}" for name, entry in manifest["outputs"].items()]
     ordered = sorted(manifest["left_out"].items(), key=lambda item: -item[1])
     rows += [f"{count:13,} left out: {rule}" for rule, count in ordered[:PRINTED_RULES]]
     if len(ordered) > PRINTED_RULES:

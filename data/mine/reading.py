@@ -9,6 +9,7 @@ raises ValueError.
 import bz2
 import codecs
 import contextlib
+import errno
 import gzip
 import io
 import json
@@ -85,10 +86,11 @@ def damage_named(path: Path, counts: Counts) -> Iterator[None]:
         yield
     except EOFError as error:
         counts.notes.append(f"{path} is cut short, what is whole was mined: {error}")
-    except (gzip.BadGzipFile, zlib.error, lzma.LZMAError, zipfile.BadZipFile, tarfile.TarError) as error:
+    except (gzip.BadGzipFile, zlib.error, lzma.LZMAError, zipfile.BadZipFile, tarfile.TarError,
+            NotImplementedError) as error:  # the last one is of zip files with another compression
         raise ValueError(f"{path} is damaged: {error}") from error
     except OSError as error:
-        if error.errno is not None:
+        if error.errno not in (None, errno.EINVAL):  # a damaged zip file can point to places before its beginning
             raise
         raise ValueError(f"{path} is damaged: {error}") from error
 
@@ -106,14 +108,14 @@ def members(path: Path, wanted: Callable[[str], bool] = lambda name: True) -> It
         elif start.startswith(b"PK\x03\x04"):
             yield from _zip_members(path, raw, wanted)
         else:
-            chunks = _decompressed(path, raw, start)
+            chunks = decompressed(path, raw, start)
             head = b""
             while len(head) < tarfile.BLOCKSIZE and (chunk := next(chunks, b"")):
                 head += chunk
             chunks = _with_head(head, chunks)
             if head[257:262] == b"ustar":
                 yield from _tar_members(chunks, wanted)
-            elif wanted(name := _plain_name(path)):
+            elif wanted(name := plain_name(path)):
                 yield name, chunks
 
 
@@ -124,7 +126,8 @@ def chunks_of(path: Path) -> Iterator[bytes]:
         return
 
 
-def _plain_name(path: Path) -> str:
+def plain_name(path: Path) -> str:
+    """The name of a file without the suffix of its compression."""
     return path.stem if path.suffix.lower() in (".gz", ".bz2", ".xz", ".zst") else path.name
 
 
@@ -134,7 +137,8 @@ def _with_head(head: bytes, chunks: Iterator[bytes]) -> Iterator[bytes]:
     yield from chunks
 
 
-def _decompressed(path: Path, raw: io.BufferedReader, start: bytes) -> Iterator[bytes]:
+def decompressed(path: Path, raw: io.BufferedReader, start: bytes) -> Iterator[bytes]:
+    """The bytes in chunks of a file that begins with `start`; `path` names it in errors. Use it inside damage_named."""
     if start.startswith(_ZSTD_FRAMES):
         yield from _zstd_chunks(path, raw)
         return

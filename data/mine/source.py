@@ -28,6 +28,8 @@ class Source:
 
     `mine(unit, settings, counts)` yields (output name, value) for the files of a unit. A value is one line of the file
     OUTPUT/<output name>.jsonl.gz in a form that data/formats.py lists: ["a", "b"], {"query", "pos", "neg"}, {"set"}.
+    An output whose name ends in .tsv is a file of translations, OUTPUT/<output name>.gz: its values are lists of
+    columns.
     A third item, if there is one, is a JSON value that says where the texts are from and who wrote them: one line of
     OUTPUT/<output name>.attribution.gz.
 

@@ -18,7 +18,7 @@ from typing import Any
 
 from data.examples import BadLine
 from data.files import read_json, write_json
-from data.formats import example_of
+from data.formats import example_of, parse_line
 from data.mine.reading import CountedFile
 from data.mine.source import Counts
 
@@ -26,6 +26,7 @@ PART_FILE = "part.json"  # what is in a part: left_out, notes, outputs
 GZIP_LEVEL = 6
 BUFFER_BYTES = 1 << 25
 SUFFIX = ".jsonl.gz"
+PARALLEL = ".tsv"  # output names with this end are files of translations, whose values are lists of columns
 ATTRIBUTION = ".attribution.gz"  # beside an output: the sources and authors of its texts, a JSON value per line
 _HALF_SURROGATES = re.compile("[\ud800-\udfff]")
 
@@ -42,6 +43,22 @@ def clean(value: Any) -> Any:
     if isinstance(value, dict):
         return {key: clean(each) for key, each in value.items()}
     return value
+
+
+def file_name(output: str) -> str:
+    """The name of an output's file."""
+    return output + (".gz" if output.endswith(PARALLEL) else SUFFIX)
+
+
+def line_of(output: str, value: Any) -> bytes:
+    """The line of a training file, without its end. Raises BadLine if it would be no training example."""
+    value = clean(value)
+    if output.endswith(PARALLEL):
+        line = "\t".join(" ".join(column.split()) for column in value).encode()
+        parse_line(line, "parallel")
+        return line
+    example_of(value)
+    return json.dumps(value, ensure_ascii=False).encode()
 
 
 def gzip_member(data: bytes) -> bytes:
@@ -97,13 +114,12 @@ def write_part(folder: Path, examples: Iterable[tuple], counts: Counts) -> None:
         lines: dict[str, int] = {}
         outputs = LineFiles(temporary)
         for name, value, *attribution in examples:
-            value = clean(value)
             try:
-                example_of(value)
+                line = line_of(name, value)
             except BadLine as error:
                 counts[f"no training example: {error}"] += 1
                 continue
-            outputs.add(name + SUFFIX, json.dumps(value, ensure_ascii=False).encode())
+            outputs.add(file_name(name), line)
             for each in attribution:
                 outputs.add(name + ATTRIBUTION, json.dumps(clean(each), ensure_ascii=False).encode())
             lines[name] = lines.get(name, 0) + 1
@@ -129,7 +145,7 @@ def total(parts: list[Path]) -> tuple[Counts, dict[str, int], dict[str, str]]:
 
 
 def join_parts(parts: list[Path], finals: dict[str, str], folder: Path) -> list[str]:
-    """Writes folder/<final name>.jsonl.gz: the outputs that have this final name, in the order of their names, each
+    """Writes the files of the final names: the outputs that have this final name, in the order of their names, each
     in the order of the parts; and their attributions. Gzip files one after the other are a gzip file.
 
     Returns the names of the files.
@@ -137,12 +153,12 @@ def join_parts(parts: list[Path], finals: dict[str, str], folder: Path) -> list[
     written = {}
     for name, final in sorted(finals.items()):
         (folder / final).parent.mkdir(parents=True, exist_ok=True)
-        for suffix in (SUFFIX, ATTRIBUTION):
-            for path in [part / (name + suffix) for part in parts]:
+        for own, joint in ((file_name(name), file_name(final)), (name + ATTRIBUTION, final + ATTRIBUTION)):
+            for path in [part / own for part in parts]:
                 if path.exists():
-                    with open(path, "rb") as file, open(folder / (final + suffix), "ab") as joined:
+                    with open(path, "rb") as file, open(folder / joint, "ab") as joined:
                         shutil.copyfileobj(file, joined, 1 << 20)
-                    written[final + suffix] = None
+                    written[joint] = None
     for name in written:
         with open(folder / name, "rb") as file:
             os.fsync(file.fileno())

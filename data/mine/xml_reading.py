@@ -4,7 +4,6 @@ import codecs
 import re
 from collections.abc import Collection, Iterator
 from pathlib import Path
-from typing import Any
 from xml.etree.ElementTree import Element
 from xml.parsers import expat
 
@@ -21,15 +20,17 @@ _OPEN_REFERENCE = 16  # characters that are held back at the end of a chunk, whi
 
 
 def elements(
-    chunks: Iterator[bytes], path: Path | str, names: Collection[str], counts: Counts, *, root: str | None = None
+    chunks: Iterator[bytes], path: Path | str, names: Collection[str], counts: Counts, *, root: str | None = None,
+    external_type: bool = False,
 ) -> Iterator[Element]:
     """Each element of these names, without namespace, with its attributes, text and children; others are passed over.
 
     `chunks` are the document's bytes (data/mine/reading.py); `path` names it in errors. Text that ends before the root
     element does is noted as cut short. Raises ValueError naming the line if the document is not well-formed, has a
     document type declaration, is nested deeper than MAX_DEPTH, or has another root element than `root`.
+    With `external_type` a declaration that only names a document type elsewhere is allowed; that is never read.
     """
-    builder = _Builder(path, names, counts, root)
+    builder = _Builder(path, names, counts, root, external_type)
     parser = expat.ParserCreate("utf-8", "}")
     parser.buffer_text, parser.buffer_size = True, 1 << 20
     parser.StartElementHandler, parser.EndElementHandler = builder.start, builder.end
@@ -105,8 +106,10 @@ def _reference(match: re.Match) -> str:
 class _Builder:
     """Builds the wanted elements out of expat's events."""
 
-    def __init__(self, path: Path | str, names: Collection[str], counts: Counts, root: str | None):
+    def __init__(self, path: Path | str, names: Collection[str], counts: Counts, root: str | None,
+                 external_type: bool):
         self._path, self._names, self._counts, self._root = path, set(names), counts, root
+        self._external_type = external_type
         self._open: list[Element] = []  # of the wanted element under way, outermost first
         self._finished: list[Element] = []
         self._bytes = 0  # of the wanted element under way
@@ -163,6 +166,8 @@ class _Builder:
             self._skip_to = self.depth - len(self._open) + 1
             self._open.clear()
 
-    def refuse_document_type(self, name: str, *_: Any) -> None:
+    def refuse_document_type(self, name: str, system: str, public: str, has_declarations: int) -> None:
+        if self._external_type and not has_declarations:
+            return
         raise ValueError(f"{self._path}: the XML has a document type declaration <!DOCTYPE {name[:40]}>, which can "
                          "define entities: dumps have none")
