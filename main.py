@@ -15,6 +15,7 @@ from sharding.host import keep_freed_memory
 COMMANDS = {
     "mine": ("data.mine.mine", "MineConfig", "mine"),
     "prepare": ("data.prepare", "PrepareConfig", "prepare"),
+    "inspect": ("evaluation.report.inspect", "InspectConfig", "inspect"),
     "teach": ("inference.teach", "TeachConfig", "teach"),
     "train": ("training.loop", "TrainConfig", "train"),
     "distill": ("training.distill", "DistillConfig", "distill"),
@@ -25,7 +26,7 @@ COMMANDS = {
     "convert": ("model.files.convert", "ConvertConfig", "convert"),
     "export": ("model.files.export", "ExportConfig", "export"),
 }
-TAKES_OTHERS = ("sweep", "report")  # commands whose function also takes the arguments that are no flags of their own
+TAKES_OTHERS = ("sweep", "report", "inspect")  # commands whose function also takes arguments that are no flags
 
 
 def usage() -> str:

@@ -100,6 +100,10 @@ class TextTokenizer:
         encodings = self._tokenizer.encode_batch_fast(capped, add_special_tokens=False)
         return [np.array(encoding.ids, np.int32) for encoding in encodings]
 
+    def decode(self, tokens: np.ndarray) -> str:
+        """The text of token ids [n], as near to the original as the tokenizer keeps it."""
+        return self._tokenizer.decode(tokens.tolist())
+
     @functools.cached_property
     def fingerprint(self) -> str:
         """SHA-256 of the parts of the canonical tokenizer.json that decide which tokens a text becomes."""

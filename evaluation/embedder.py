@@ -9,7 +9,7 @@ import jax
 import numpy as np
 from jax.experimental import multihost_utils
 
-from data.formats import Prompts
+from data.examples import Prompts
 from inference.encoder import Encoder
 from model.files.modules import default_prompt, retrieval_prompts
 

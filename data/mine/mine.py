@@ -26,7 +26,7 @@ from pathlib import Path
 from typing import Any
 
 from data.files import WRITTEN, foreign_files, read_json, write_json
-from data.mine import groups
+from data.mine import groups, reading
 from data.mine.reading import file_state
 from data.mine.source import Counts, NoSettings, Source, Unit
 from data.mine.sources import SOURCES
@@ -225,7 +225,8 @@ def _mine_parts(
             shutil.rmtree(path)
     waiting = [index for index, part in enumerate(parts) if not part.exists()]
     read = sum(state["bytes"] for index in waiting for state in states[index])
-    calls = [(source, units[index], config.rules, plan["partitions"], parts[index]) for index in waiting]
+    helpers = max(1, (config.workers or cores()) // max(1, len(waiting)))
+    calls = [(source, units[index], config.rules, plan["partitions"], parts[index], helpers) for index in waiting]
     run_all(pool, function, calls, f"read {source.name}", read)
     if source.scatter:
         files = [groups.partition_files(parts, index) for index in range(plan["partitions"])]
@@ -239,12 +240,14 @@ def _mine_parts(
     return [part for part in parts + joined + sums if part.exists()]
 
 
-def _mine_unit(source: Source, unit: Unit, settings: Any, partitions: int, part: Path) -> None:
+def _mine_unit(source: Source, unit: Unit, settings: Any, partitions: int, part: Path, helpers: int) -> None:
+    reading.helpers = helpers
     counts = Counts()
     write_part(part, source.mine(unit, settings, counts), counts)
 
 
-def _scatter_unit(source: Source, unit: Unit, settings: Any, partitions: int, part: Path) -> None:
+def _scatter_unit(source: Source, unit: Unit, settings: Any, partitions: int, part: Path, helpers: int) -> None:
+    reading.helpers = helpers
     counts = Counts()
     groups.write_scattered(part, source.scatter(unit, settings, counts), partitions, counts)
 

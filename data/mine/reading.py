@@ -22,6 +22,7 @@ from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
 from typing import Any
 
+from data.mine.bz2_streams import parallel_chunks
 from data.mine.source import Counts
 
 CHUNK_BYTES = 1 << 18
@@ -50,6 +51,7 @@ class Progress:
 
 
 progress = Progress(lambda _: None)  # of this process; data/mine/mine.py sets another
+helpers = 1  # threads or processes among which this process may divide the work on one unit, itself included
 
 
 class CountedFile(io.RawIOBase):
@@ -143,6 +145,9 @@ def decompressed(path: Path, raw: io.BufferedReader, start: bytes) -> Iterator[b
     stream: Any = raw
     if start.startswith(b"\x1f\x8b"):
         stream = gzip.GzipFile(fileobj=raw)
+    elif start.startswith(b"BZh") and helpers > 1:
+        yield from parallel_chunks(raw, helpers)
+        return
     elif start.startswith(b"BZh"):
         stream = bz2.BZ2File(raw)
     elif start.startswith(b"\xfd7zXZ\x00"):

@@ -37,7 +37,7 @@ class Source:
     `join(records, settings, counts)` gets all records of one key, in the order of the units and of their files, and
     yields the same. Records are JSON values. They lie on disk in between, so memory stays bounded. Both
     functions run on all cores: scatter by unit, join by partition of the keys. The keys come in a fixed order that is
-    not theirs.
+    not theirs. If there are fewer units than cores, a unit may share its work with `reading.helpers`.
 
     Rules that leave something out count it: counts["title shorter than --min_title"] += 1.
     """

@@ -1,5 +1,6 @@
 """Work of many processes: units are done in any order, the progress bar counts bytes, and Ctrl-C ends them all."""
 
+import collections
 import concurrent.futures
 import concurrent.futures.process
 import contextlib
@@ -7,7 +8,7 @@ import multiprocessing
 import os
 import signal
 import threading
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from typing import Any, NamedTuple
 
 import tqdm
@@ -75,6 +76,25 @@ def run_all(
                     future.result()
                 bar.update(min(pool.counter.value - before, total) - bar.n)
         bar.update(total - bar.n)
+
+
+def map_in_order(
+    function: Callable[[Any], Any], items: Iterable[Any], workers: int
+) -> Iterator[tuple[Any, Any]]:
+    """(item, function(item)) in order, by that many processes; few items are in memory at once."""
+    with processes(workers) as pool:
+        if pool is None:
+            yield from ((item, function(item)) for item in items)
+            return
+        under_way: collections.deque = collections.deque()
+        for item in items:
+            with _without_ctrl_c():
+                under_way.append((item, pool.executor.submit(function, item)))
+            if len(under_way) > 2 * workers:
+                done, future = under_way.popleft()
+                yield done, future.result()
+        for done, future in under_way:
+            yield done, future.result()
 
 
 @contextlib.contextmanager

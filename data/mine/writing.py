@@ -16,8 +16,9 @@ from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
 from typing import Any
 
+from data.examples import BadLine
 from data.files import read_json, write_json
-from data.formats import BadLine, example_of, parse_line
+from data.formats import example_of, parse_line
 from data.mine.reading import CountedFile
 from data.mine.source import Counts
 

@@ -9,7 +9,8 @@ from typing import TYPE_CHECKING, NamedTuple
 
 import numpy as np
 
-from data.formats import NO_PROMPTS, BadLine, Prompts, parse_line
+from data.examples import NO_PROMPTS, BadLine, Prompts
+from data.formats import parse_line
 from evaluation.files.lines import file_title, numbered_lines
 from evaluation.task import Result, Scores, Task
 from inference.embedding import EncodeFunction, unit_embeddings

@@ -10,8 +10,8 @@ from typing import Any, NamedTuple
 
 from absl import logging
 
+from data.examples import Prompts
 from data.files import read_json, write_json
-from data.formats import Prompts
 from data.tokenizer import sentence_settings
 from model.config import POOLING_MODES, DenseConfig, EncoderConfig, ModelConfig
 

@@ -7,7 +7,7 @@ import shutil
 import numpy as np
 import pytest
 
-from data.formats import Prompts
+from data.examples import Prompts
 from inference.encoder import Encoder
 from model.files.convert import ConvertConfig, convert
 from model.files.export import ModelCard, export_sentence_transformers

@@ -6,7 +6,7 @@ import shutil
 import numpy as np
 import pytest
 
-from data.formats import Prompts
+from data.examples import Prompts
 from evaluation.tasks.heldout import evaluate_pairs, read_pairs
 from inference.encoder import Encoder
 
