@@ -40,14 +40,17 @@ def scatter_sum(whole: jax.Array, axis_name: AxisName, axis: int = 0) -> jax.Arr
     all-reduce of it, which sends twice as much (v5e 4x4, v5p 2x2x2; jax 0.10).
     """
     names = [axis_name] if isinstance(axis_name, str) else [name for name in axis_name if jax.lax.axis_size(name) > 1]
+    before, after = whole.shape[:axis], whole.shape[axis + 1:]
     of_columns = axis == whole.ndim - 1 > 0
     if of_columns:
         sizes = [jax.lax.axis_size(name) for name in names]
-        whole = whole.reshape(*whole.shape[:-1], *sizes, whole.shape[-1] // math.prod(sizes))
+        whole = whole.reshape(*before, *sizes, whole.shape[-1] // math.prod(sizes))
+    elif len(after) > 1:
+        whole = whole.reshape(*before, whole.shape[axis], -1)
     for place, name in enumerate(names):
         whole = jax.lax.psum_scatter(
             whole, name, scatter_dimension=axis + place if of_columns else axis, tiled=True)
-    return whole.reshape(*whole.shape[:axis], -1) if of_columns else whole
+    return whole.reshape(*before, -1, *after)
 
 
 def psum_logsumexp(

@@ -74,9 +74,10 @@ def run_steps(
     pending = None  # the step before, whose metrics are read once the next one is under way
     for fed in () if is_last else Feed(run.loader, run.layout.mesh):
         profile(run, state, step + 1)
+        train_step = run.train_step(fed.host.texts_per_example)
         with reporter.first_call(fed), jax.transfer_guard("disallow"):
             batch = fed.batch if run.teacher is None else fed.batch._replace(targets=run.teacher.of_batch(fed))
-            state, metrics = run.train_step(fed.host.texts_per_example)(state, batch)
+            state, metrics = train_step(state, batch)
         step += 1
         if pending:
             reporter.step_done(*pending)
