@@ -9,6 +9,7 @@ from absl import logging
 from evaluation.files.lines import numbered_lines
 
 Curve = list[tuple[int, float]]  # (step, value)
+BEGINNING = '{"step": '  # of each line of metrics.jsonl
 LOSSES = {  # a term that an objective logs -> title of its loss, unit
     "accuracy_at_1": ("contrastive loss", "nats"),
     "sct_loss": ("cross-view loss", "nats"),
@@ -35,7 +36,7 @@ def read_metrics(path: pathlib.Path) -> list[dict]:
         try:
             value = json.loads(text)
         except json.JSONDecodeError as error:
-            if number == len(lines):
+            if number == len(lines) and (text.startswith(BEGINNING) or BEGINNING.startswith(text)):
                 logging.info("%s: the line is cut off, and is left out", place)
                 break
             value = str(error)
