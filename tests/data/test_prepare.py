@@ -323,13 +323,13 @@ def test_keys_that_are_not_used_are_named_once(folders, model, capsys):
     assert open_dataset(out, "bge.jsonl").kind == "lists" and open_dataset(out, "sets.jsonl").kind == "set"
 
 
-def test_the_umask_is_respected(folders, model):
+def test_the_umask_is_respected(folders, model, processes):
     source, out = folders
     write_lines(source / "a.jsonl.gz", PAIRS)
     command = [sys.executable, "main.py", "prepare", f"--source_dir={source}", f"--tokenizer={model}", "--workers=1"]
     for umask, mode in ((0o077, 0o600), (0o022, 0o644), (0o002, 0o664)):
         data_dir = out / f"{umask:03o}"
-        subprocess.run([*command, f"--data_dir={data_dir}"], cwd=REPOSITORY, check=True, capture_output=True,
+        processes.run([*command, f"--data_dir={data_dir}"], cwd=REPOSITORY, check=True, capture_output=True,
                        umask=umask)
         modes = {path.name: path.stat().st_mode & 0o777 for path in data_dir.rglob("*") if path.is_file()}
         assert len(modes) >= 5 and set(modes.values()) == {mode}, modes
