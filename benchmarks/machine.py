@@ -1,4 +1,4 @@
-"""The CPU of a benchmark: what it is, what it can do, and how fast it multiplies matrices.
+"""The CPU of a benchmark: its name, its vector instructions, and how fast it multiplies matrices.
 
 The product rate is measured in the same run as both sides, with the shapes, the dtype and the threads of the model. It
 is the rate of the fastest of numpy, XLA and PyTorch, if they are installed. A side's share of it is
@@ -95,7 +95,7 @@ def has_bfloat16() -> bool:
 def without_unsupported(dtypes: dict[str, str]) -> tuple[dict[str, str], list[str]]:
     """({name: dtype} without the bfloat16 ones if the CPU has no instructions for it, a line on each that is left out).
 
-    Without them a CPU computes bfloat16 in float32 and converts: a measurement of that says nothing and takes long.
+    Without them a CPU computes bfloat16 in float32 and converts: such a measurement is slow and meaningless.
     """
     kept = {name: dtype for name, dtype in dtypes.items() if dtype != "bfloat16" or has_bfloat16()}
     return kept, [f"{name}: this CPU has no bfloat16 instructions" for name in dtypes if name not in kept]
