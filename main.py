@@ -1,6 +1,7 @@
-"""allpairs: absl flags -> one command.
+"""allpairs: train, use and evaluate sentence encoders.
 
-    python main.py COMMAND [--flag=value ...]        python main.py COMMAND --help
+    python main.py COMMAND [--flag=value ...]    runs a command
+    python main.py COMMAND --help                describes a command and its flags
 
 Each command is a function of one frozen dataclass, whose fields are the command's flags (see flags.py).
 """

@@ -1,14 +1,14 @@
-"""What libtpu makes of attention over packed rows for each TPU, without one: plain XLA beside the Pallas kernel.
+"""Memory traffic of attention over packed rows on each TPU, as libtpu compiles it: plain XLA and the Pallas kernel.
 
     python -m benchmarks.attention_tpu [--targets=v3,v5e] [--encoders=base] [--row_lengths=128,512] [--tokens=16384]
 
 For each target, encoder and row length, with dropout, forward and backward, on one device:
   HBM       bytes that the instructions of the compiled program read from HBM and write to it: operands and results
-            after fusion, without what XLA keeps on the chip. The kernel moves its operands and results, each once.
-  accessed  the same with the memory on the chip, and transfers to and from it: XLA's cost_analysis.
+            after fusion, without what XLA keeps on the chip. The kernel moves each operand and result once.
+  accessed  the same including memory on the chip, and transfers to and from it: XLA's cost_analysis.
   temp      HBM beside arguments and results.
-First of attention alone, then of one whole layer; last the temp of the training step of an encoder of --layers, whose
-loops over layers have no such count, with the activations kept. Nothing is run: these are no times.
+First for attention only, then for one whole layer, last the temp of the training step of an encoder of --layers with
+the activations kept (bytes cannot be counted in its loop over layers). No TPU is needed, and nothing is run or timed.
 """
 
 import dataclasses
@@ -46,7 +46,7 @@ class AttentionBenchmarkConfig:
 
 
 class Pair(NamedTuple):
-    """The same program with either form of attention."""
+    """The same program with each form of attention."""
 
     xla: Program
     kernel: Program
@@ -115,7 +115,7 @@ def describe_temp(pair: Pair) -> str:
 
 
 def report(pairs: dict[tuple[str, str], Pair]) -> None:
-    """The ratio is that of attention alone, at its smallest."""
+    """Prints the result; its ratio is the smallest one of attention without the rest of the layer."""
     ratios = {name: pair.hbm_ratio for (name, what), pair in pairs.items() if what == "attention"}
     less_memory = all(pair.kernel.temp_bytes <= pair.xla.temp_bytes for pair in pairs.values())
     print_result("attention_tpu", min(ratios.values()), TARGET, min(ratios.values()) > TARGET and less_memory,

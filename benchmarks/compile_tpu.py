@@ -1,19 +1,19 @@
-"""What libtpu makes of our loss and training step for each TPU, without one: time, memory, arithmetic, collectives.
+"""Our loss and training step compiled for each TPU by libtpu: compile time, memory, arithmetic, collectives.
 
     python -m benchmarks.compile_tpu [--targets=v3,v5e] [--local_batch=4096 --global_batch=32768 --width=768]
 
 For each target, of the symmetric loss and its gradient on one device (local batch b, global batch N, width D):
   temp    HBM beside arguments and results, through kernels.contrastive.api and materialised (kernels/contrastive/
-          reference.py). Where that does not compile, what it must hold stands in: b N float32 scores.
-  FLOPs   of the matrix products, in units of u = b N D, over 8u, the floor of a loss that recomputes its scores;
-          counted in the traced program, loops and kernel grids multiplied out: nothing is run.
-Then, with --full_step, for a training step of a BERT of that width with --step_batch pairs a device, on few chips and
+          reference.py). If the latter does not compile, the b N float32 scores that it must hold are taken.
+  FLOPs   of the matrix products, in units of u = b N D, over 8u, the least for a loss that recomputes its scores. They
+          are counted in the traced program, times the steps of loops and kernel grids.
+Then, with --full_step, for a training step of a BERT of that width with --step_batch pairs per device, on few chips and
 on 256 of each target: the collectives of the compiled schedule, how often the gradient is reduced, and temp.
-With --scaling, on 8 and 256 v5e chips at a fixed batch a device: temp of the loss over all devices, its keys gathered
-or on a ring, beside the b N float32 scores that the materialised form must hold at least.
+With --scaling, on 8 and 256 v5e chips with a fixed batch per device: temp of the loss over all devices, with its keys
+gathered or on a ring, beside the b N float32 scores that the materialised form must hold at least.
 
-Bytes and collectives are those of one device; buffers that XLA keeps in VMEM are not in temp. Compile times are wall
-time, and the CPU time of all threads, which depends less on what else the machine does.
+No TPU is needed, and nothing is run. Bytes and collectives are those of one device; buffers that XLA keeps in VMEM are
+not in temp. Compile times are wall time and the CPU time of all threads, which other work on the machine affects less.
 """
 
 import collections
@@ -94,7 +94,7 @@ class StepResult(NamedTuple):
 
 
 class ScalingResult(NamedTuple):
-    """The loss over all devices and its gradient, at a fixed batch a device."""
+    """The loss over all devices and its gradient, with a fixed batch per device."""
 
     devices: int
     time: str
@@ -173,10 +173,10 @@ def bert(width: int, layers: int) -> ModelConfig:
 
 
 def gradient_reductions(found: list[Collective], model: ModelConfig, key_elements: int) -> float:
-    """All-reduced bytes over the bytes of the gradient: how often it is reduced (XLA may split it, or combine it).
+    """All-reduced bytes over the bytes of the gradient: how often it is reduced (XLA may split or combine reductions).
 
-    Left out are the arrays of the size of all keys, as on some topologies XLA gathers the keys, and scatters the sum of
-    their gradients, by an all-reduce. To one decimal place, as the log-sum-exps of the columns are reduced too.
+    Arrays as large as all keys are left out, because XLA uses an all-reduce on some topologies to gather the keys and
+    to scatter the sum of their gradients. Rounded to one decimal place, as log-sum-exps of columns are reduced too.
     """
     gradient_bytes = sum(4 * math.prod(parameter.shape) for parameter in jax.tree.leaves(declare(model)))
     reduced = [each.bytes for each in found if each.kind == "all-reduce" and each.largest != key_elements]
@@ -222,7 +222,7 @@ def megabytes(count: int) -> str:
 def report(
     losses: dict[str, LossResult], steps: dict[str, list[StepResult]], scaling: dict[str, list[ScalingResult]]
 ) -> None:
-    """`steps` by target and `scaling` by key exchange: on few chips, then on 256."""
+    """Prints the results: `steps` by target and `scaling` by key exchange, on few chips and on 256."""
     ratios = {name: result.naive_bytes / result.temp_bytes for name, result in losses.items()}
     reductions = {name: [step.gradient_reductions for step in of_target] for name, of_target in steps.items()}
     growth = {name: round(many.temp_bytes / few.temp_bytes, 3) for name, (few, many) in (steps | scaling).items()}

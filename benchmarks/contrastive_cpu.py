@@ -1,21 +1,21 @@
-"""Time and memory of the loss with its gradient on the CPU, symmetric and one way: ours beside plain jnp, jitted.
+"""Time and memory of the loss with its gradient on the CPU, symmetric and one-way: ours beside jitted plain jnp.
 
     python -m benchmarks.contrastive_cpu
 
-Both compute, in float32, what one device does of a larger batch: the log-sum-exps of its b rows over the N gathered
-keys (one way: summed_logsumexp) and those of all N columns over its rows (symmetric: similarity_logsumexp), its b
-positive logits, and the gradients of queries, positives and keys. Plain jnp holds the [b, N] scores. A third form of
-ours has no bound on the scores, and so runs with a running maximum. All take turns; a ratio is the median over the
-repetitions. The memory is what XLA plans beside arguments and results. CPU seconds, of all threads, are printed too:
-other work on the machine disturbs them less.
+Both compute in float32 one device's part of a larger batch: the log-sum-exps of its b rows over the N gathered keys
+(one-way: summed_logsumexp) and of all N columns over its rows (symmetric: similarity_logsumexp), its b positive logits,
+and the gradients of queries, positives and keys. Plain jnp holds the [b, N] scores. A third form of ours has no bound
+on the scores, and so needs a running maximum. All take turns; a ratio is the median over the repetitions. Memory is
+what XLA plans beside arguments and results. The CPU seconds of all threads are printed too: other work on the machine
+affects them less.
 
-One product [b, N] is timed beside them: plain jnp takes three, either way; ours three one way and four symmetric, as it
-computes the scores again for the gradient. These and nothing else are its floors. Each repetition also measures how
-fast the machine does that product at all, in numpy or in XLA (benchmarks/machine.py), and the share of it that each
-form's products reach.
+One product [b, N] is timed beside them. Plain jnp takes three products, ours three for the one-way loss and four for
+the symmetric one, as it recomputes the scores for the gradient. Their time is the least possible ("floor"). Each
+repetition also measures the machine's rate for that product, in numpy or XLA (benchmarks/machine.py), and the share of
+it that each form reaches.
 
-Plain jnp needs its scores anew in each call. Where freed memory is kept, as in main.py, that costs it nothing; with
---nokeep_freed_memory the system zeroes their pages each time, as in a Python program that does not ask for anything.
+Plain jnp allocates its scores again in each call. If freed memory is kept, as in main.py, this costs nothing. With
+--nokeep_freed_memory the system zeroes their pages each time, as in a Python program with default settings.
 """
 
 import dataclasses

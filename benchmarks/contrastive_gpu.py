@@ -2,24 +2,24 @@
 
     python -m benchmarks.contrastive_gpu
 
-What one device does of a larger batch: log-sum-exps of its b rows over the N gathered keys and of all N columns over
-its rows, its b positive logits, and the gradients of queries, positives and keys. The scores are bounded, as they are
-in training.
+It measures one device's part of a larger batch: log-sum-exps of its b rows over the N gathered keys and of all N
+columns over its rows, its b positive logits, and the gradients of queries, positives and keys. The scores are bounded,
+as in training.
 
   forward   our sums beside XLA's plain product of the same operands, Q K^T to bfloat16: the ratio of the rates
-  loss      loss and gradient beside the materialised form, whose [b, N] float32 scores are XLA's to keep or fuse, and
-            beside our blocked form for any back end: the ratio of the times, and of what XLA plans beside arguments and
-            results. Ours does 8 b N D multiply-adds times 2 (it recomputes the scores), the materialised form 6.
+  loss      loss and gradient beside the materialised form, whose [b, N] float32 scores XLA may keep or fuse, and beside
+            our blocked form for any back end: the ratios of the times, and of the memory that XLA plans beside
+            arguments and results. Ours does 8 b N D FLOPs (it recomputes the scores), the materialised form 6 b N D.
 
   Inf-CL    our loss and gradient beside those of its Triton kernels (benchmarks/peers/inf_cl.py, in an environment of
             its own): the ratio of the times, and of the memory. Its part of the same batch is its b queries over the N
-            keys and its b keys over N queries, in TF32: 20 b N D multiply-adds. For checking, its loss and the norms
-            of its gradients are compared with those of our blocked form of these two one-way losses.
+            keys and its b keys over N queries, in TF32: 20 b N D FLOPs. As a check, its loss and the norms of its
+            gradients are compared with those of our blocked form of these two one-way losses.
 
-All take turns, --calls calls in a row each; a ratio is the median over the repetitions. Where Inf-CL cannot be run, the
-others are measured all the same, and the last line says why: "met" is false then.
+All take turns, --calls calls in a row each; a ratio is the median over the repetitions. If Inf-CL cannot be run, the
+others are still measured, the last line says why, and "met" is false.
 
-Where there is no Hopper GPU it says so and ends with status 1. It has not been run on one.
+Without a Hopper GPU the benchmark ends with status 1. It has not been run on one yet.
 """
 
 import contextlib
@@ -50,7 +50,7 @@ class ContrastiveBenchmarkConfig:
     columns: int = flag(65536, "keys, N", minimum=1)
     width: int = flag(768, "embedding width, D", minimum=1)
     scale: float = flag(20.0, "logits are scale * cosine", above=0)
-    calls: int = flag(10, "calls in a row that are timed together, so that launching them costs nothing", minimum=1)
+    calls: int = flag(10, "calls that are timed together, so that the launch of a call does not count", minimum=1)
     repeats: int = flag(9, "repetitions that count", minimum=1)
     peer_python: str = flag("", "Python with a CUDA torch and inf-cl; empty: .venv-inf-cl, created on first use")
     seed: int = flag(0, "seed of the embeddings", minimum=0)

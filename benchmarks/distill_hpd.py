@@ -1,4 +1,4 @@
-"""Distillation on real text: how much of the real all-MiniLM-L6-v2 is left in three layers and 128 dimensions.
+"""Distillation on real text: how well three layers and 128 dimensions reproduce the real all-MiniLM-L6-v2.
 
     python -m benchmarks.distill_hpd --data_dir=DIR [--steps=N]
 
@@ -9,10 +9,12 @@ sentences of DIR/train:
     HPD, random weights    the same from random weights
     SCT distillation       every second layer, 384 dimensions, L_CD with a queue, dropout-only views
 
-Scored by STS-B dev Spearman, whose sentences are not trained on. To be met: HPD reaches 92 % of the teacher.
+All are scored by STS-B dev Spearman; its sentences are not in the training data. Target: HPD reaches 92 % of the
+teacher.
 
-Smaller than in the papers: the teacher (theirs is a RoBERTa-large), the sentences, the steps; and SCT starts from the
-teacher's layers, not from a self-supervised checkpoint. No published starting weights are at hand without a hub.
+Everything is smaller than in the papers: the teacher (theirs is a RoBERTa-large), the number of sentences and steps.
+SCT starts from the teacher's layers, not from a self-supervised checkpoint, because the published starting weights are
+only on the hub.
 """
 
 import dataclasses
@@ -101,7 +103,7 @@ def benchmark(config: DistillBenchmarkConfig) -> None:
 
 
 def teacher_scores(config: DistillBenchmarkConfig, teacher: str, sample: list[str], sts_path: pathlib.Path) -> list:
-    """STS-B dev Spearman x 100 of the teacher, and of its embeddings projected on their principal axes."""
+    """STS-B dev Spearman x 100 of the teacher, and of its embeddings projected onto their principal axes."""
     from inference.encoder import Encoder  # imports JAX
     from sharding.layout import make_mesh
     from training.objectives.mse import principal_axes

@@ -4,9 +4,9 @@
 
 Texts are the two sides of pairs drawn from real training files (benchmarks/texts.py). Each repetition runs ours and the
 peer with each of --batch_sizes, one after another; the first, in which ours compiles, is not counted. The ratio is to
-the fastest of the peer's batch sizes; that to its default of 32 is printed too. Each repetition also measures how fast
-the machine multiplies matrices in float32 (benchmarks/machine.py). To be met: a ratio of 1, 0.8 of that product rate,
-and the peer's embeddings to 1e-5.
+the fastest of the peer's batch sizes; the ratio to its default of 32 is printed too. Each repetition also measures how
+fast the machine multiplies matrices in float32 (benchmarks/machine.py). Target: a ratio of 1, 0.8 of that product rate,
+and embeddings equal to the peer's within 1e-5.
 """
 
 import dataclasses
@@ -74,7 +74,7 @@ def benchmark(config: EncodeBenchmarkConfig) -> None:
 
 
 def report(ours: list[float], theirs: dict[int, list[float]], products: list[float], difference: float) -> None:
-    """All are texts per second, for each repetition; `products` is what the product rate alone would allow."""
+    """Prints the result. All are texts per second for each repetition; `products` is the limit by the product rate."""
     share = paired_ratio(ours, products)
     for size, rates in theirs.items():
         ratio, peer_share = paired_ratio(ours, rates), paired_ratio(rates, products)

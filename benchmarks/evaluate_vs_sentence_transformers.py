@@ -2,13 +2,13 @@
 
     python -m benchmarks.evaluate_vs_sentence_transformers --data_dir=DIR [--peer_python=PYTHON]
 
-Scores the real all-MiniLM-L6-v2 in float32 on those of the seven STS tasks whose files are in DIR, and says which are
-not. Each repetition runs ours and the peer, one after the other, with the model loaded: ours reads the files, compiles
-(what earlier repetitions compiled is dropped), embeds each distinct text once and scores; the peer has the pairs in
-memory and embeds each list of sentences. Every task's score must be the peer's to 0.01.
+Scores the real all-MiniLM-L6-v2 in float32 on the seven STS tasks, or on those whose files are in DIR, and names the
+others. Each repetition runs ours and then the peer, with the model loaded. Ours reads the files, compiles (programs of
+earlier repetitions are dropped), embeds each distinct text once and scores. The peer has the pairs in memory and embeds
+each list of sentences. Every task's score must equal the peer's within 0.01.
 
 Each repetition also measures how fast the machine multiplies matrices in float32 (benchmarks/machine.py). A side's
-share of that counts the texts that it embeds: ours each distinct one once, the peer all.
+share of that counts the texts that it embeds: ours counts each distinct text once, the peer all texts.
 """
 
 import dataclasses

@@ -2,11 +2,11 @@
 
     python -m benchmarks.exact_search [--peer_python=PYTHON]
 
-Random unit vectors are a corpus on disk; both read it and find the k nearest of each query, in float32. Ours reads it
-window by window, as evaluation/tasks/retrieval.py embeds one; the peer's function takes it whole, and is given the
-inner product, so that it need not normalise again. Both take turns; the first repetition, in which ours compiles, does
-not count. Memory is the most that a process of its own has held above what it held before its first search. That of
-ours is also measured with a corpus of --fewer_documents: it does not grow with the corpus.
+The corpus is a file of random unit vectors. Both sides read it and find the k nearest vectors of each query, in
+float32. Ours reads it window by window, like evaluation/tasks/retrieval.py. The peer's function takes it whole; it is
+given the inner product, so that it does not normalise again. Both take turns; the first repetition, in which ours
+compiles, does not count. Memory is the peak of a separate process above what it held before its first search. Ours is
+also measured with a corpus of --fewer_documents, to show that it does not grow with the corpus.
 """
 
 import contextlib
@@ -42,7 +42,7 @@ class SearchBenchmarkConfig(PeerBenchmarkConfig):
 
 
 def write_unit_vectors(path: pathlib.Path, rows: int, width: int, seed: int) -> None:
-    """[rows, width] float32 as .npy, never held whole."""
+    """Writes [rows, width] float32 as .npy, without holding all of it in memory."""
     generator = np.random.default_rng(seed)
     array = np.lib.format.open_memmap(path, "w+", np.float32, (rows, width))
     for first in range(0, rows, ROWS_AT_ONCE):

@@ -1,11 +1,11 @@
-"""What gradient caching costs in time: a step in parts against the whole step, ours and sentence-transformers'.
+"""The time that gradient caching costs: a step in parts against the whole step, ours and sentence-transformers'.
 
     python -m benchmarks.grad_cache --data_dir=DIR [--peer_python=PYTHON]
 
 All train the real all-MiniLM-L6-v2 on the same real pairs with the symmetric in-batch loss, truncated at 128 tokens,
 in float32: ours whole and with `--encode_blocks=1`, the peer with MultipleNegativesSymmetricRankingLoss and its Cached
 form, in parts of as many pairs. After a warm-up the four take turns, a block of --seconds each; the ratio is the median
-over the repetitions of (time in parts) / (time whole). The floor is 4/3: forward twice, backward once.
+over the repetitions of (time in parts) / (time whole). At least it is 4/3: forward twice, backward once.
 
 Shares of the machine's product rate count one forward and one backward pass of the real tokens; "executed" counts the
 second forward pass too.

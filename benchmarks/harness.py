@@ -1,4 +1,4 @@
-"""What every benchmark shares: flags, the ratio of interleaved measurements, the last line, the exit status."""
+"""Shared by all benchmarks: flags, the ratio of interleaved measurements, the last line, the exit status."""
 
 import dataclasses
 import json
@@ -15,7 +15,7 @@ from flags import REQUIRED, flag, run_program
 @dataclasses.dataclass(frozen=True)
 class BenchmarkConfig:
     threads: int = flag(2, "cores and threads of each side", minimum=1)
-    seed: int = flag(0, "seed of everything that is drawn: texts, vectors, their order, weights, dropout", minimum=0)
+    seed: int = flag(0, "seed of all random draws: texts, vectors, their order, weights, dropout", minimum=0)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -30,7 +30,7 @@ class DataBenchmarkConfig(PeerBenchmarkConfig):
 
 @dataclasses.dataclass(frozen=True)
 class DtypeConfig:
-    """For benchmarks that train with allpairs only; machine.resolved_dtype says what "auto" is."""
+    """For benchmarks that only train with allpairs; machine.resolved_dtype resolves "auto"."""
 
     dtype: Literal["auto", "float32", "bfloat16"] = flag(
         "auto", "dtype of activations and matrix products; auto: bfloat16 if the CPU has instructions for it, else "

@@ -1,14 +1,14 @@
-"""The CPU of a benchmark: what it is, what it can do, and how fast it multiplies matrices.
+"""The CPU of a benchmark: its name, its vector instructions, and how fast it multiplies matrices.
 
 The product rate is measured in the same run as both sides, with the shapes, the dtype and the threads of the model. It
-is that of the fastest of numpy, XLA and PyTorch, as far as they are at hand. A side's share of it is
+is the rate of the fastest of numpy, XLA and PyTorch, if they are installed. A side's share of it is
 
     (FLOPs of the encoder's matrix products over real tokens, per second) / (product rate)
 
 by one formula for both sides (encoder_flops): 2 m n k for each product, attention only within a text, no padding, no
 recomputation. It is 1 if nothing but these products takes any time.
 
-Legend: T tokens, H hidden size, I intermediate size, L tokens of a text.
+Legend: D hidden size, F width of the feed-forward layer, L tokens of a text.
 """
 
 import importlib.metadata
@@ -28,7 +28,7 @@ from sharding.host import keep_freed_memory
 CPU_INFO = pathlib.Path("/proc/cpuinfo")
 VECTORS = (("avx512f", "AVX-512"), ("avx2", "AVX2"), ("avx", "AVX"), ("sve", "SVE"), ("asimd", "NEON"))
 BFLOAT16_FLAGS = frozenset(("avx512_bf16", "amx_bf16", "bf16"))
-PRODUCT_TOKENS = 4096  # T of the products whose rate is measured: a training batch of 64 pairs or so
+PRODUCT_TOKENS = 4096  # of the products whose rate is measured: about a training batch of 64 pairs
 PRODUCT_SECONDS = 0.4  # of each library, each time
 SHARE_TARGET = 0.8  # of the product rate, for encoding and training
 
@@ -95,7 +95,7 @@ def has_bfloat16() -> bool:
 def without_unsupported(dtypes: dict[str, str]) -> tuple[dict[str, str], list[str]]:
     """({name: dtype} without the bfloat16 ones if the CPU has no instructions for it, a line on each that is left out).
 
-    Without them a CPU computes bfloat16 in float32 and converts: a measurement of that says nothing and takes long.
+    Without them a CPU computes bfloat16 in float32 and converts: such a measurement is slow and meaningless.
     """
     kept = {name: dtype for name, dtype in dtypes.items() if dtype != "bfloat16" or has_bfloat16()}
     return kept, [f"{name}: this CPU has no bfloat16 instructions" for name in dtypes if name not in kept]
@@ -109,8 +109,8 @@ def resolved_dtype(dtype: str) -> str:
 def encoder_flops(encoder: EncoderConfig, tokens: int, squared_lengths: int) -> int:
     """FLOPs of the matrix products of one forward pass over texts; forward and backward together take three times that.
 
-    tokens: sum of L over the texts; squared_lengths: sum of L^2. Each layer: 2 T H (4 H + 2 I) for the projections and
-    the feed-forward part, 4 H sum L^2 for scores and values. Embedding lookup, pooling and loss are left out.
+    tokens: sum of L over the texts; squared_lengths: sum of L^2. Each layer: 2 sum L D (4 D + 2 F) for the projections
+    and the feed-forward part, 4 D sum L^2 for scores and values. Embedding lookup, pooling and loss are left out.
     """
     width = encoder.hidden_size
     projections = 2 * tokens * width * (4 * width + 2 * encoder.intermediate_size)

@@ -2,15 +2,15 @@
 
     python -m benchmarks.multilingual --data_dir=DIR [--languages=de,es,fr,zh] [--steps=N]
 
-The student starts as a copy of the teacher and is to give the teacher's embedding of an English sentence for the
-sentence and for its translation. Text: STS-B's training sentences and their machine translations, and NTREX's human
-ones (--ntrex); held out are the translations of STS-B dev, none of whose sentences is trained on. Scored before and
-after: translation accuracy (of all held-out sentences, mean of both directions), mean squared error x 100, and
-cross-lingual STS-B dev Spearman (English, other language).
+The student starts as a copy of the teacher. It learns the teacher's embedding of an English sentence for the sentence
+and for its translation. The texts are STS-B's training sentences with machine translations, and NTREX's with human ones
+(--ntrex). The translations of STS-B dev are held out; none of its sentences is in the training data. Scores before and
+after training: translation accuracy (over all held-out sentences, mean of both directions), mean squared error x 100,
+and cross-lingual STS-B dev Spearman (English against the other language).
 
-Smaller than in the paper: the student is the teacher itself with its English vocabulary (XLM-RoBERTa's weights are not
-to be had without a hub), which writes other scripts in single characters; some ten thousand sentences; minutes.
-To be met: translation accuracy and cross-lingual STS rise in each language.
+It is smaller than in the paper: the student is the teacher itself, whose English vocabulary splits other scripts into
+single characters (XLM-RoBERTa's weights are only on the hub); some ten thousand sentences; minutes of training.
+Target: translation accuracy and cross-lingual STS rise in each language.
 """
 
 import dataclasses
@@ -70,7 +70,7 @@ def benchmark(config: MultilingualBenchmarkConfig) -> None:
 
 
 def write_ntrex(config: MultilingualBenchmarkConfig, path: pathlib.Path) -> None:
-    """English and the languages of NTREX-128, one sentence a line, under a header."""
+    """Writes English and the languages of NTREX-128, one sentence per line, under a header."""
     keys = [NTREX_NAMES[language] for language in config.languages]
     with gzip.open(pathlib.Path(config.data_dir, "multilingual", "ntrex128.jsonl.gz"), "rt", encoding="utf-8") as file:
         rows = [json.loads(line) for line in file]

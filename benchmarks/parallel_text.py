@@ -2,15 +2,15 @@
 
     python -m benchmarks.parallel_text --source=DIR --target=DIR [--languages=de,es,fr,zh]
 
-SOURCE has eval/stsb.tsv and multilingual/stsb_multi_mt.jsonl.gz, in STS-B's order {"lang", "split", "sentence1",
-"sentence2", "score"}. Written are
+SOURCE has eval/stsb.tsv and multilingual/stsb_multi_mt.jsonl.gz, {"lang", "split", "sentence1", "sentence2", "score"}
+in STS-B's order. It writes
 
     TARGET/train/stsb.tsv.gz                             English and translations: prepare --tsv=parallel --tsv_header
     TARGET/parallel/stsb_dev.tsv.gz, stsb_test.tsv.gz    the same of the held-out splits: evaluate --parallel
     TARGET/eval/stsb_en-de.tsv, ...                      English, German, score, split: evaluate --suite
 
-Each English sentence stands once in a file, with its first translation. No sentence of dev or test is in train,
-compared without case, spaces and punctuation.
+Each English sentence occurs once in a file, with its first translation. No sentence of dev or test is in train, even
+if case, spaces and punctuation are ignored.
 """
 
 import argparse

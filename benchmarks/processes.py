@@ -1,8 +1,8 @@
-"""Processes that end with the benchmark that started them, however it ends, and with them all that they started.
+"""Processes that end, with all their children, when the benchmark that started them ends, however it ends.
 
-Each child leads a process group of its own, with a guard in it. The guard reads from a pipe whose other end only the
-benchmark has open. When that end closes, because the benchmark closed it or died (of SIGKILL, too), the guard kills
-the group.
+Each child leads a process group of its own, with a guard process in it. The guard reads from a pipe whose other end
+only the benchmark holds open. When that end closes, because the benchmark closed it or died (even of SIGKILL), the
+guard kills the group.
 """
 
 import contextlib
@@ -29,7 +29,7 @@ os.killpg(0, signal.SIGKILL)
 
 
 class Child(subprocess.Popen):
-    """A running command. `end` kills it and all that it started; so does the end of this process."""
+    """A running command. `end`, or the end of this process, kills it and all its children."""
 
     def __init__(self, command: list[str], **options):
         lifeline, self._lifeline = os.pipe()

@@ -1,16 +1,16 @@
-"""Quality at equal time: what ten minutes of training give, beside SentenceTransformerTrainer.
+"""Quality at equal time: the scores after ten minutes of training, beside SentenceTransformerTrainer.
 
     python -m benchmarks.quality_vs_sentence_transformers --data_dir=DIR [--peer_python=PYTHON]
 
 Both start from the same random weights and train on the same pairs of all files of DIR/train, drawn in proportion to
 the files' sizes, with the same batch size, learning rate, clipping and dropout, for --minutes of wall time on the same
-cores, one after another. The clock starts with the process: ours pays for `main.py prepare`, start-up and compilation,
-the peer for imports and its datasets. The peer, once in float32 and, if the CPU has instructions for it, once in bf16
-autocast, schedules its learning rate by the clock; ours counts steps, so a short run beforehand, not counted, says how
-many steps fit.
+cores, one after another. The clock starts with the process: it includes `main.py prepare`, start-up and compilation for
+ours, imports and datasets for the peer. The peer runs once in float32 and, if the CPU has instructions for it, once in
+bf16 autocast. It schedules its learning rate by the clock. Ours counts steps; a short run beforehand, which does not
+count, measures how many steps fit.
 
-Both are scored by the same scorer: STS-B dev Spearman, and MRR@10 on held-out pairs of the same files, none of whose
-texts is trained on. To be met: ahead of the peer's better run in both.
+Both are scored by the same scorer: STS-B dev Spearman, and MRR@10 on held-out pairs of the same files, whose texts are
+not in the training data. Target: better than the peer's better run in both.
 """
 
 import dataclasses
@@ -131,7 +131,7 @@ def train_ours(
 
 
 def steady_steps_per_second(workdir: pathlib.Path, config: QualityBenchmarkConfig) -> float:
-    """Harmonic mean over the second half of a run's steps of which none compiled: those near the median or faster."""
+    """Harmonic mean over the second half of a run, of steps that did not compile: those near the median or faster."""
     lines = [json.loads(line) for line in (workdir / "metrics.jsonl").read_text().splitlines()]
     seconds = [config.batch_size / line["pairs_per_second"] for line in lines if "pairs_per_second" in line]
     seconds = sorted(seconds[len(seconds) // 2:])

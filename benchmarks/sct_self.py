@@ -2,21 +2,21 @@
 
     python -m benchmarks.sct_self --data_dir=DIR [--steps=N]
 
-A BERT of BERT-Mini's size starts from random weights and sees the same sentences of DIR/train in every run, without any
-pairs, with word dropout for views, as there are no back-translations here. Every run has the same steps, batch and
-learning rate. STS-B's sentences are not trained on.
+A BERT of BERT-Mini's size starts from random weights and sees the same sentences of DIR/train in every run. There are
+no pairs; views are made by word dropout, in place of back-translations. Every run has the same number of steps, batch
+size and learning rate. STS-B's sentences are not in the training data.
 
     SCT from random weights    two queues, references of the encoder itself, no head
     head, identical views, momentum reference, one queue, no queue, contrastive loss    one thing changed in each
 
-Two settings differ from the published ones because the start is random. Its embeddings are all alike, so at the
-published temperatures a reference is nearly the same for all rows of the queue, and the student comes to give one
-embedding for all texts; hence 0.002 and 0.02. And with the paper's head, made for a pre-trained BERT, the score falls:
-here it is one of the ablations.
+Two settings differ from the published ones because the weights are random at the start. All embeddings are then almost
+equal, so at the published temperatures a reference is almost equally similar to all rows of the queue, and the student
+learns the same embedding for all texts. Hence the temperatures are 0.002 and 0.02. With the paper's head, which is made
+for a pre-trained BERT, the score falls; here it is one of the ablations.
 
-To be met: SCT's score rises, the 95 % interval of a paired bootstrap above zero. Smaller than in the paper: random
-weights in place of a pre-trained BERT (so no published figure is in reach), few sentences and steps, a short queue,
-views that keep the words. Which ablation wins here says nothing about the published ranking.
+Target: SCT's score rises, and the 95 % interval of a paired bootstrap is above zero. It is smaller than in the paper:
+random weights instead of a pre-trained BERT (so published figures are out of reach), few sentences and steps, a short
+queue, views that keep the words. The ranking of the ablations here says nothing about the published one.
 """
 
 import dataclasses

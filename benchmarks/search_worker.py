@@ -1,4 +1,4 @@
-"""Our side of exact_search, in a process of its own, as the peak memory of another would be that of whatever it did.
+"""Our side of exact_search, in a process of its own, so that its peak memory is that of the search.
 
 Prints one line when it is ready. For each {"output"} line it reads the first `documents` rows of the corpus window by
 window, as evaluation/tasks/retrieval.py embeds one, searches them, and answers as benchmarks/peers/search.py does.
@@ -15,7 +15,7 @@ from benchmarks.machine import use_cpu
 
 
 def memory(name: str) -> int:
-    """Bytes that this process holds now (VmRSS) or has held at most (VmHWM); Linux."""
+    """Bytes that this process holds now (VmRSS), or its peak (VmHWM); only on Linux."""
     lines = pathlib.Path("/proc/self/status").read_text().splitlines()
     return next(int(line.split()[1]) * 1024 for line in lines if line.startswith(name))
 

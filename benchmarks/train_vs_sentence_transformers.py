@@ -4,12 +4,12 @@
 
 Both train the real all-MiniLM-L6-v2 on pairs drawn from real training files (benchmarks/texts.py), truncated at 128
 tokens, with the symmetric in-batch loss, dropout 0.1, AdamW and warm-up, in float32 and, if the CPU has instructions
-for it, in bfloat16. Ours runs the steps of `main.py train`; the peer is its own trainer, held between blocks. After a
-warm-up all take turns, a block of --seconds each; a ratio is the median over the repetitions. In bfloat16 the peer runs
-PyTorch's autocast; ours is its faster dtype.
+for it, in bfloat16. Ours runs the steps of `main.py train`; the peer is sentence-transformers' trainer, paused between
+blocks. After a warm-up all take turns, a block of --seconds each; a ratio is the median over the repetitions. In
+bfloat16 the peer runs PyTorch's autocast; the ratio to it takes the faster of our two dtypes.
 
 Each repetition also measures how fast the machine multiplies matrices (benchmarks/machine.py), and each side's share of
-that. To be met: no ratio below 1, and a share of 0.8 in float32. "Executed" counts all matrix products in our compiled
+that. Target: no ratio below 1, and a share of 0.8 in float32. "Executed" counts all matrix products in our compiled
 step, padding included.
 """
 
@@ -64,7 +64,7 @@ class Side(NamedTuple):
 
 
 class Measured(NamedTuple):
-    """What was measured of one trainer, one value for each repetition."""
+    """Measurements of one trainer, one value per repetition."""
 
     pairs_per_second: list[float]
     shares: list[float]  # of the machine's product rate in the trainer's dtype, over real tokens
@@ -144,7 +144,7 @@ def benchmark(config: TrainBenchmarkConfig) -> None:
 def run_side_by_side(
     config: TrainBenchmarkConfig, ours: dict[str, Side], peers: dict[str, Side], left_out: list[str]
 ) -> dict[str, Measured]:
-    """{name: what was measured} of our trainers and the peer's; prints what is measured on what."""
+    """{name: measurements} of our trainers and the peer's; prints the settings and the machine."""
     use_cpu(config.threads)
     python = peer_python(config.peer_python)
     config = dataclasses.replace(config, model=config.model or str(peer_model_folder(python)))

@@ -1,6 +1,6 @@
-"""Texts -> embeddings for the tasks of an evaluation: each distinct text once, over all devices of all processes.
+"""Embeds the texts of all tasks of an evaluation, each distinct text once, over all devices of all processes.
 
-Legend: n = texts, d = embedding width, P = processes.
+Legend: n = texts, D = embedding width, H = processes.
 """
 
 from collections.abc import Iterable
@@ -23,23 +23,23 @@ class Embedder:
 
     def __init__(self, encoder: Encoder, teacher: "Embedder | None" = None, *, is_teacher: bool = False):
         self.encoder = encoder
-        self.teacher = teacher  # whose embeddings the model's are compared with, where a task asks for that
+        self.teacher = teacher  # for tasks that compare the model's embeddings with a teacher's
         self.prompts: Prompts = retrieval_prompts(encoder.config)
         self._default_prompt = "" if is_teacher else default_prompt(encoder.config)
         self._row_of: dict[str, int] = {}
         self._embeddings = np.zeros((0, encoder.config.embedding_size), np.float32)
 
     def __call__(self, texts: list[str]) -> np.ndarray:
-        """[n, d] float32."""
+        """[n, D] float32."""
         return self.prompted(self._with_default_prompt(texts))
 
     def prompted(self, texts: list[str]) -> np.ndarray:
-        """[n, d] float32 of texts that have all their prompts already."""
+        """[n, D] float32 of texts that have all their prompts already."""
         self._remember(texts)
         return self._embeddings[[self._row_of[text] for text in texts]]
 
     def remember(self, texts: Iterable[str], *, progress: bool = False) -> None:
-        """Encodes those that are not known, a share in each process. Every process calls it with the same texts."""
+        """Encodes the texts that are new, a share in each process. Every process must call it with the same texts."""
         self._remember(self._with_default_prompt(texts), progress=progress)
 
     def _with_default_prompt(self, texts: Iterable[str]) -> list[str]:
@@ -65,8 +65,8 @@ class Embedder:
 
 
 def _gather_shares(embeddings: np.ndarray, total: int) -> np.ndarray:
-    """Process p's rows p, p + P, p + 2P, ... of `total` -> all rows, in every process."""
+    """Process i's rows i, i + H, i + 2H, ... of `total` -> all rows, in every process."""
     padded = np.zeros((-(-total // jax.process_count()), embeddings.shape[1]), np.float32)
     padded[:len(embeddings)] = embeddings
-    gathered = multihost_utils.process_allgather(padded)  # [P, rows, d]
+    gathered = multihost_utils.process_allgather(padded)  # [H, rows, D]
     return np.swapaxes(gathered, 0, 1).reshape(-1, embeddings.shape[1])[:total]

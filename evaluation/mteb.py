@@ -1,11 +1,11 @@
-"""Runs tasks of MTEB on a model with the real mteb, and writes results as a submission to its leaderboard wants them.
+"""Runs tasks of MTEB with the real mteb, and writes the results in the form that its leaderboard takes.
 
     pip install -e ".[mteb]"
     python -m evaluation.mteb --model=MODEL --tasks=STSBenchmark,NFCorpus [--languages=eng] --output_folder=DIR
 
 DIR/results/ORGANISATION__MODEL/REVISION/ gets TASK.json, model_meta.json and run_settings.jsonl; the revision is the
-fingerprint of the model. What the folder has of the same revision is not run again. The fingerprint does not know a
-model's prompts: take another folder if they change.
+fingerprint of the model. Tasks whose results of this revision are already there are not run again. The fingerprint does
+not cover a model's prompts: use another folder if they change.
 
 mteb fetches each task's data from the Hugging Face hub. The encoder runs on all devices of this process, in float32.
 """
@@ -20,7 +20,7 @@ import numpy as np
 from flags import REQUIRED, flag, run_program
 from sharding.host import keep_freed_memory
 
-if TYPE_CHECKING:  # mteb and torch are no dependencies, and JAX starts only once the flags make sense
+if TYPE_CHECKING:  # mteb and torch are not dependencies, and JAX starts only after the flags are checked
     import torch
     from mteb import AbsTask
     from mteb.abstasks.task_metadata import TaskMetadata
@@ -31,15 +31,15 @@ if TYPE_CHECKING:  # mteb and torch are no dependencies, and JAX starts only onc
     from inference.encoder import Encoder
 
 REPOSITORY = pathlib.Path(__file__).resolve().parent.parent
-DOCUMENT_PROMPTS = ("document", "passage", "corpus")  # as sentence-transformers' encode_document looks for them
+DOCUMENT_PROMPTS = ("document", "passage", "corpus")  # in the order of sentence-transformers' encode_document
 
 
 @dataclasses.dataclass(frozen=True)
 class RunMtebConfig:
     model: str = flag(REQUIRED, "MODEL: a folder (ours, Hugging Face's, sentence-transformers') or a hub id")
     tasks: tuple[str, ...] = flag((), "names of mteb's tasks, comma-separated")
-    languages: tuple[str, ...] = flag((), "languages of multilingual tasks, eng or eng-Latn; empty: all")
-    output_folder: str = flag(REQUIRED, "folder that results/ is written in")
+    languages: tuple[str, ...] = flag((), "languages of multilingual tasks, such as eng or eng-Latn; empty: all")
+    output_folder: str = flag(REQUIRED, "folder in which results/ is written")
     model_name: str = flag("", "ORGANISATION/MODEL in the results; empty: the hub id, or allpairs/FOLDER")
 
 
@@ -70,8 +70,8 @@ class MtebEncoder:
         hf_subset: str,
         prompt_type: "PromptType | None" = None,
         **options: Any,
-    ) -> np.ndarray:  # [n, d] float32
-        """Embeddings of the texts of all batches, which the encoder sorts and packs by itself."""
+    ) -> np.ndarray:  # [n, D] float32
+        """Embeddings of the texts of all batches; the encoder sorts and packs them itself."""
         texts = [text for batch in inputs for text in batch["text"]]
         return self.encoder.encode(
             texts, prompt_name=self._prompt_name(task_metadata, prompt_type),
@@ -79,7 +79,7 @@ class MtebEncoder:
         )
 
     def _prompt_name(self, task_metadata: "TaskMetadata", prompt_type: "PromptType | None") -> str | None:
-        """The model's prompt for a task, as mteb chooses it, else for a query or document, as sentence-transformers.
+        """The model's prompt for a task, as in mteb, else for a query or document, as in sentence-transformers.
 
         None, for the model's default prompt, if the task has neither.
         """
@@ -92,12 +92,12 @@ class MtebEncoder:
         candidates = DOCUMENT_PROMPTS if prompt_type.value == "document" else ("query",)
         return next((name for name in candidates if name in self.prompts), "")
 
-    def similarity(self, embeddings1: "Array", embeddings2: "Array") -> "torch.Tensor":  # [n1, d], [n2, d] -> [n1, n2]
+    def similarity(self, embeddings1: "Array", embeddings2: "Array") -> "torch.Tensor":  # [n, D], [M, D] -> [n, M]
         from mteb.similarity_functions import cos_sim
 
         return cos_sim(embeddings1, embeddings2)
 
-    def similarity_pairwise(self, embeddings1: "Array", embeddings2: "Array") -> "torch.Tensor":  # [n, d] twice -> [n]
+    def similarity_pairwise(self, embeddings1: "Array", embeddings2: "Array") -> "torch.Tensor":  # [n, D] twice -> [n]
         from mteb.similarity_functions import pairwise_cos_sim
 
         return pairwise_cos_sim(embeddings1, embeddings2)
@@ -106,9 +106,8 @@ class MtebEncoder:
 def import_mteb() -> None:
     """Imports mteb and what it imports later, without this repository on sys.path; ValueError if it is not installed.
 
-    transformers looks for Hugging Face's package `kernels`, once, when it is imported, and would find ours, as `python
-    -m` has put the repository first on the path. So mteb is imported before anything of ours that imports `kernels`,
-    which afterwards is our package.
+    When transformers is imported, it looks for Hugging Face's package `kernels` and would find ours, as `python -m`
+    puts the repository first on the path. So mteb is imported before any of our modules that import `kernels`.
     """
     path = list(sys.path)
     sys.path[:] = [entry for entry in path if pathlib.Path(entry).resolve() != REPOSITORY]
@@ -122,7 +121,7 @@ def import_mteb() -> None:
 
 
 def named_tasks(config: RunMtebConfig) -> list["AbsTask"]:
-    """Raises ValueError for an unknown task and for one in none of the languages."""
+    """The tasks of --tasks. Raises ValueError for an unknown task and for one in none of the languages."""
     import mteb
 
     tasks = []
@@ -135,7 +134,7 @@ def named_tasks(config: RunMtebConfig) -> list["AbsTask"]:
 
 
 def run_tasks(encoder: MtebEncoder, tasks: list["AbsTask"], output_folder: str) -> "ModelResult":
-    """Scores the tasks that output_folder has no result of and writes theirs there."""
+    """Scores the tasks that have no result in output_folder yet, and writes their results there."""
     import mteb
 
     return mteb.evaluate(encoder, tasks, cache=mteb.ResultCache(output_folder))
@@ -143,7 +142,7 @@ def run_tasks(encoder: MtebEncoder, tasks: list["AbsTask"], output_folder: str) 
 
 def run_mteb(config: RunMtebConfig) -> None:
     if not config.tasks:
-        raise ValueError("nothing to score: give --tasks=STSBenchmark, for one")
+        raise ValueError("nothing to score: give --tasks, for example --tasks=STSBenchmark")
     folder = pathlib.Path(config.model)
     name = config.model_name or (f"allpairs/{folder.resolve().name}" if folder.is_dir() else config.model)
     if name.count("/") != 1:

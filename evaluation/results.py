@@ -17,14 +17,14 @@ if TYPE_CHECKING:
     from evaluation.embedder import Embedder
 
 REPOSITORY = pathlib.Path(__file__).resolve().parent.parent
-SAMPLE_TEXTS = 2000  # whose cosines with each other stand for those of unrelated texts
+SAMPLE_TEXTS = 2000  # their cosines with each other stand for those of unrelated texts
 NEIGHBOUR_QUERIES, NEIGHBOURS = 12, 5
 
 
 class Scored(NamedTuple):
     task: str
     scores: Scores
-    seconds: float  # its share of the embedding, by its number of texts, and its scoring
+    seconds: float  # of its scoring, and its share of the embedding by number of texts
 
 
 def items_path(results: str | pathlib.Path) -> pathlib.Path:
@@ -33,9 +33,9 @@ def items_path(results: str | pathlib.Path) -> pathlib.Path:
 
 
 def check_output(path: str) -> None:
-    """Makes the folder of --output; ValueError now rather than after the work if nothing can be written there."""
+    """Makes the folder of --output. Raises ValueError now, not after the work, if nothing can be written there."""
     if pathlib.Path(path).is_dir():
-        raise ValueError(f"--output={path} is a folder; name a file in it, results.json for one")
+        raise ValueError(f"--output={path} is a folder; name a file in it, such as results.json")
     if items_path(path).is_dir():
         raise ValueError(f"--output={path}: {items_path(path)}, which is written too, is a folder")
     if pathlib.Path(path).exists() and not pathlib.Path(path).is_file():
@@ -49,7 +49,7 @@ def check_output(path: str) -> None:
 
 
 def code_version() -> str:
-    """The commit of this repository, with -dirty where files differ from it; "unknown" if it is no git checkout."""
+    """The commit of this repository, with -dirty if files differ from it; "unknown" if it is no git checkout."""
     command = ["git", "-C", str(REPOSITORY), "describe", "--always", "--dirty", "--abbrev=12"]
     try:
         done = subprocess.run(command, capture_output=True, text=True)
@@ -73,7 +73,7 @@ def write_results(path: pathlib.Path, scored: list[Scored], embedder: "Embedder"
 
 
 def describe_texts(embedder: "Embedder") -> dict:
-    """What a report shows of the texts: their lengths in tokens, and of a sample cosines and nearest neighbours."""
+    """What a report shows of the texts: lengths in tokens, and the cosines and nearest neighbours of a sample."""
     texts = embedder.texts
     if not texts:
         return {"token_counts": [], "random_cosines": [], "neighbours": []}

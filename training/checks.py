@@ -1,4 +1,4 @@
-"""What is checked before a run loads or writes anything: flags against each other, the data and the devices."""
+"""Checks before a run loads or writes anything: flags against each other, the workdir, the data and the devices."""
 
 import importlib.util
 import math
@@ -7,15 +7,17 @@ from typing import NamedTuple
 
 import jax
 
+from data.files import check_replaceable
 from data.mixture import read_data_config
 from data.shards import read_manifest
 from flags import Error, with_values
 from sharding.layout import check_divides
+from training.metrics import read_metrics
 from training.settings import TAUGHT, TrainConfig
 
 
 class TrainingData(NamedTuple):
-    """What the manifest and data_config say of the datasets that a run draws from."""
+    """What the manifest and data_config say about the datasets that a run draws from."""
 
     weights: dict[str, int]  # of each dataset
     manifests: list[dict]  # the manifest's entries of these datasets
@@ -52,6 +54,12 @@ def _check_warmup(config: TrainConfig) -> None:
 def _check_extra(wanted: bool, flag_name: str, package: str, extra: str) -> None:
     if wanted and importlib.util.find_spec(package) is None:
         raise Error(f"{flag_name} needs {package}: pip install -e '.[{extra}]'")
+
+
+def check_workdir(workdir: pathlib.Path) -> None:
+    """Raises ValueError if a run could not write in WORKDIR: export/ or metrics.jsonl were not written by a run."""
+    check_replaceable(workdir / "export")
+    read_metrics(workdir)
 
 
 def read_training_data(config: TrainConfig) -> TrainingData:

@@ -10,7 +10,6 @@ import sys
 
 import jax
 
-from data.files import check_replaceable
 from flags import values_of
 from inference.encoder import Encoder
 from model.files.export import ModelCard, export_sentence_transformers
@@ -18,7 +17,7 @@ from model.parameters import declare
 from sharding.layout import host_copy, make_layout
 from sharding.processes import any_process, initialize_processes, keep_compiled_programs
 from training.checkpoint import Progress
-from training.checks import check_devices, check_flags, read_training_data, with_run_lengths
+from training.checks import check_devices, check_flags, check_workdir, read_training_data, with_run_lengths
 from training.evaluators import gains, save_details, scores_at
 from training.feed import Feed
 from training.lock import only_run
@@ -42,7 +41,7 @@ def train(config: TrainConfig) -> int:
     initialize_processes(sharding.coordinator_address, sharding.num_processes, sharding.process_id)
     layout = make_layout(sharding.shard_state, sharding.shard_devices)
     check_devices(config, layout.mesh)
-    check_replaceable(workdir / "export")
+    check_workdir(workdir)
     with only_run(workdir) if jax.process_index() == 0 else contextlib.nullcontext():
         keep_compiled_programs(workdir / "compiled")
         run, state, progress = set_up(config, layout, data)

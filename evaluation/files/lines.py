@@ -1,6 +1,6 @@
-"""Lines, table rows and JSON objects of an evaluation file, plain or gzipped, each with the place that an error names.
+"""Lines, table rows and JSON objects of an evaluation file, plain or gzipped, each with its place for errors.
 
-Blank lines are skipped here, for all readers. Only files that belong together line by line need them (aligned_lines).
+Blank lines are skipped here, for all readers, except in files that belong together line by line (aligned_lines).
 """
 
 import gzip

@@ -21,7 +21,7 @@ Qrels = dict[str, dict[str, int]]  # query id -> document id -> gain
 
 
 class Columns(NamedTuple):
-    """Where the cells of a judgement stand in its line."""
+    """The positions of the cells of a judgement in its line."""
 
     query: int
     document: int
@@ -72,13 +72,13 @@ def _read(path: pathlib.Path, lines: Iterable[Line], columns: Columns) -> Qrels:
 
 
 def _cells(line: str) -> list[str]:
-    """Tabs separate cells that may hold spaces; a line that is no judgement so is split at any white space."""
+    """Cells are separated by tabs and may hold spaces; a line with too few tabs is split at any white space."""
     by_tab = [cell.strip() for cell in line.split("\t")]
     return by_tab if len(by_tab) >= len(BEIR) else line.split()
 
 
 def _named_columns(first: Line) -> Columns | None:
-    """The columns that a header names; None if the first line is no header."""
+    """The columns that a header names; None if the first line is not a header."""
     cells = [re.sub(r"[\s_-]", "", cell).lower() for cell in _cells(first[1])]
     found = {name: [index for index, cell in enumerate(cells) if cell in words] for name, words in SYNONYMS.items()}
     if not found["score"] or GAIN.fullmatch(cells[-1]):

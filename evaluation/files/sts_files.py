@@ -1,4 +1,4 @@
-"""Files of sentence pairs with human scores, in the formats in which they are published.
+"""Reads sentence pairs with human scores, in the formats in which they are published.
 
 Each reader returns the pairs of one file, or of an input file and its gold scores. It raises a ValueError that names
 file:line for a wrong number of columns, an empty sentence, and a score that is no finite number or is outside `limits`.
@@ -96,7 +96,7 @@ def read_input_and_gold(
 ) -> list[StsPair]:
     """SemEval's two files of a part: two tab-separated sentences per line, and the score of that line.
 
-    A pair whose gold line is blank was not judged: it is left out, and their number is logged. `num_columns`
+    Pairs whose gold line is blank were not judged: they are left out, and their number is logged. `num_columns`
     are the numbers of columns that the input may have. ValueError if one file ends before the other.
     """
     lines = list(aligned_lines(input_path, gold_path))

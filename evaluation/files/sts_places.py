@@ -1,9 +1,9 @@
-"""Where the STS tasks are found below --data_dir, by what is there.
+"""Finds the files of the STS tasks below --data_dir.
 
     rank  place                                                             tasks
     0, 1  eval/T.tsv, T.tsv (or .tsv.gz): a header with sentence1,          T (sickr is in sick.tsv, stsb in stsb.tsv or
           sentence2, score[, split]                                         stsbenchmark.tsv); in sts12 to sts16 the
-                                                                            column source, if there, names the part
+                                                                            column source, if present, names the part
     2     SentEval: [downstream/]STS/STS12-en-test/ and so on, with         sts12 to sts16, stsb, sickr
           STS.input.PART.txt and STS.gs.PART.txt, [downstream/]STS/
           STSBenchmark/sts-SPLIT.csv, [downstream/]SICK/SICK_SPLIT.txt
@@ -20,12 +20,13 @@
     10 f. eval/T, T or multilingual/T (.jsonl or .jsonl.gz): lines of       T, by language
           {"sentence1", "sentence2", "score", "lang"[, "split"]}
 
-"Any folder" is --data_dir or one at most four levels below it. Of several places the one of the lowest rank is read
-and the others are logged; two of one rank are an error. A file without splits is the test split. A folder of rank 3
-belongs to the year of whose parts it has the largest share (2012 to 2014 all have an OnWN); most files win in a year.
+"Any folder" is --data_dir or one at most four levels below it. If a task is in several places, the one of the lowest
+rank is read and the others are logged; two places of the same rank are an error. A file without splits is the test
+split. A folder of rank 3 belongs to the year of whose parts it has the largest share (2012 to 2014 all have an OnWN).
+If several folders belong to a year, the one with the most files is read.
 
 SemEval 2013's SMT is left out, as in the published figures: its text is not distributed. STS22's scores are MTEB's,
-from 1 to 4, the most alike; MTEB's first version of it has empty texts, which are errors here, its second has none.
+from 1 to 4 (most similar). MTEB's first version of it has empty texts, which are errors here; its second has none.
 """
 
 import functools
@@ -33,7 +34,7 @@ import json
 import os
 import pathlib
 import re
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from typing import NamedTuple
 
 from absl import logging
@@ -48,13 +49,12 @@ from evaluation.files.sts_files import (
     read_json_lines,
     read_positions,
 )
-from evaluation.task import MissingData
+from evaluation.task import MissingData, data_folder
 from flags import nearest
 
 Parts = dict[str, list[StsPair]]
 Tree = dict[pathlib.Path, list[str]]  # folder -> names of its files
 
-OTHER_NAMES = ("sts", "reranking", "askubuntu", "scidocs", "transfer", "sicke", "snli", "bitext", "ntrex", "tatoeba")
 LEVELS = 4  # of folders below --data_dir
 YEARS = {
     "sts12": ("MSRpar", "MSRvid", "SMTeuroparl", "OnWN", "SMTnews"),
@@ -86,7 +86,7 @@ class StsSet(NamedTuple):
 
 
 class Place(NamedTuple):
-    """Where a task was found; nothing is read yet but what tells the formats apart."""
+    """Where a task was found. Only as much has been read as tells the formats apart."""
 
     path: pathlib.Path
     read: Callable[[str], Parts]  # of a split
@@ -96,18 +96,21 @@ class Place(NamedTuple):
 Places = Iterator[tuple[str, Place]]  # tasks and where they are
 
 
-def read_set(data_dir: str, name: str, split: str) -> StsSet:
-    """The pairs of a task; ValueError if it is not there, or twice at one rank, and as the readers raise them."""
+def read_set(data_dir: str, name: str, split: str, other_suites: Sequence[str] = ()) -> StsSet:
+    """The pairs of a task; other_suites are further names that --suite takes, to suggest one if `name` is misspelt.
+
+    Raises ValueError if the task is not there, or twice at one rank, and the errors of the readers.
+    """
     found = find_places(data_dir)
     if name not in found:
-        known = ", ".join(sorted(found)) or "no STS files"
+        there = f"the STS files of {', '.join(sorted(found))}" if found else "no file of STS pairs"
         looked_for = f"eval/{name}.tsv, {name}.tsv, multilingual/{name}.jsonl"
         if name not in LOOKED_FOR:
-            near = nearest(name, [*LOOKED_FOR, *OTHER_NAMES, *found]) if len(name) > 2 else ""
+            near = nearest(name, [*LOOKED_FOR, *other_suites, *found]) if len(name) > 2 else ""
             raise ValueError(f"--suite={name} is unknown{f': did you mean {near}?' if near else ''}; "
-                             f"--data_dir={data_dir} has {known}; looked for {looked_for}")
+                             f"--data_dir={data_dir} has {there}; looked for {looked_for}")
         looked_for = f"{looked_for}, {LOOKED_FOR[name].format(name[-2:])}"
-        raise MissingData(f"--suite={name} is not in --data_dir={data_dir}, which has {known}; looked for {looked_for}")
+        raise MissingData(f"--suite={name} is not in --data_dir={data_dir}, which has {there}; looked for {looked_for}")
     (place, *more), *others = (found[name][rank] for rank in sorted(found[name]))
     if more:
         raise ValueError(f"--suite={name}: found in {' and in '.join(str(each.path) for each in (place, *more))}; "
@@ -123,10 +126,7 @@ def read_set(data_dir: str, name: str, split: str) -> StsSet:
 
 def find_places(data_dir: str) -> dict[str, dict[int, list[Place]]]:
     """{task: {rank: places}} of all that data_dir has."""
-    root = pathlib.Path(data_dir or ".")
-    if not root.is_dir():
-        raise ValueError(f"--data_dir={data_dir} is not a folder")
-    tree = _tree(root)
+    tree = _tree(root := data_folder(data_dir))
     finders = (
         _tables(tree, root / "eval"), _tables(tree, root), _senteval(tree, root), _years(tree), _own_splits(tree),
         _glue_and_whole_sick(tree), _quoted_stsb(tree), _tracks(tree), _extended(tree), _language_folders(tree),
@@ -136,15 +136,15 @@ def find_places(data_dir: str) -> dict[str, dict[int, list[Place]]]:
     for rank, places in enumerate(finders):
         for name, place in places:
             same_rank = found.setdefault(name, {}).setdefault(rank, [])
-            if place.path.resolve() not in [other.path.resolve() for other in same_rank]:  # no second way to one place
+            if place.path.resolve() not in [other.path.resolve() for other in same_rank]:  # not by another path
                 same_rank.append(place)
     return found
 
 
 def _tree(root: pathlib.Path) -> Tree:
-    """root and the folders at most LEVELS below it, without hidden ones and links to a folder that they are in.
+    """root and the folders at most LEVELS below it, without hidden folders and links to a folder above them.
 
-    A folder that one may not look into (lost+found, for one) is logged and left out.
+    A folder that must not be read (lost+found, for example) is logged and left out.
     """
     tree, level = {}, [root]
     for _ in range(LEVELS + 1):
@@ -155,7 +155,7 @@ def _tree(root: pathlib.Path) -> Tree:
             try:
                 entries = sorted(os.scandir(folder), key=lambda entry: entry.name)
             except PermissionError as error:
-                logging.info("not looked into: %s", error)
+                logging.info("left out: %s", error)
                 continue
             tree[folder] = [entry.name for entry in entries if entry.is_file()]
             below += [folder / entry.name for entry in entries if entry.is_dir() and not entry.name.startswith(".")]
@@ -176,7 +176,7 @@ def _tables(tree: Tree, folder: pathlib.Path) -> Places:
 
 
 def _first_line(path: pathlib.Path, otherwise: str) -> str:
-    """A file that cannot be read is taken for what is looked for: the error comes once its task is asked for."""
+    """The first line; `otherwise` if the file cannot be read, so that the error comes when its task is read."""
     try:
         return next(numbered_lines(path), ("", ""))[1]
     except ValueError:
@@ -185,7 +185,7 @@ def _first_line(path: pathlib.Path, otherwise: str) -> str:
 
 def _read_table(path: pathlib.Path, name: str, split: str) -> Parts:
     if split == "test" and "split" not in column_names(_first_line(path, otherwise="")):
-        logging.info("%s has no column split: all of it is taken for the test split", path)
+        logging.info("%s has no column split: all of it is used as the test split", path)
         split = ""
     rows = read_columns(path, split, Columns(part="source"), LIMITS.get(name))
     if name not in YEARS:
@@ -206,7 +206,7 @@ def _parts_of_year(path: pathlib.Path, name: str, rows: list[Row]) -> Parts:
         logging.info("%s: left out %d pairs of %s", path, len(left_out), left_out[0].part)
     missing = [part for part, pairs in parts.items() if not pairs]
     if missing:
-        raise ValueError(f"{path} has no pairs of {', '.join(missing)}, which {name} consists of too")
+        raise ValueError(f"{path} has no pairs of {', '.join(missing)}, which are parts of {name}")
     return parts
 
 
@@ -316,7 +316,7 @@ def _read_whole_sick(path: pathlib.Path, split: str) -> Parts:
     return {"sickr": _read_pairs(path, SICK_COLUMNS, LIMITS["sickr"], split_there)}
 
 
-Tracks = dict[str, dict[str, set[pathlib.Path]]]  # "input" or "gs" -> track -> the one file, if all is well
+Tracks = dict[str, dict[str, set[pathlib.Path]]]  # "input" or "gs" -> track -> its files; there must be one
 
 
 def _tracks(tree: Tree) -> Places:

@@ -1,9 +1,10 @@
-"""Bootstrap: how much of a score, or of the difference of two models' scores, is the luck of the test items?
+"""Bootstrap: how uncertain is a score, or the difference of two models' scores, given the choice of the test items?
 
-score_b = score(items drawn with replacement), b = 1 .. r; the 95 % interval reaches from the 2.5th to the 97.5th
-percentile of score_b. Two models are compared on the same draws, that is, paired (Efron and Tibshirani, 1993).
+Each resample is the score of items that are drawn with replacement; the 95 % interval reaches from the 2.5th to the
+97.5th percentile of the resamples. Two models are compared on the same draws, that is, paired (Efron and Tibshirani,
+1993).
 
-Legend: n = items (pairs of sentences, queries), r = resamples.
+Legend: n = items (pairs of sentences, queries).
 """
 
 from collections.abc import Callable
@@ -33,7 +34,7 @@ def spearman_score(x: np.ndarray, y: np.ndarray) -> Score:
     """Spearman's rho of x[rows] and y[rows], exactly; of x [n] and y [n].
 
     The values are sorted once: a value's average rank in a draw follows from how often it and smaller ones are drawn.
-    Raises ValueError where rho is undefined: on x and y themselves (evaluation/measures/correlation.py) or on a draw.
+    Raises ValueError if rho is undefined: on x and y themselves (evaluation/measures/correlation.py) or on a draw.
     """
     spearman(x, y)  # raises if it is undefined
     num_pairs = len(x)
@@ -62,13 +63,13 @@ def mean_score(values: np.ndarray) -> Score:
 
 
 def resampled(score: Score, num_items: int, *, resamples: int = 1000, seed: int = 0) -> np.ndarray:
-    """[r]: the score of each of r draws of n items. Equal n and seed give the same draws, so that scores are paired."""
+    """[resamples]: the score of each draw of n items. Equal n and seed give the same draws: scores are then paired."""
     generator = np.random.default_rng(seed)
     return np.array([score(generator.integers(num_items, size=num_items)) for _ in range(resamples)])
 
 
 def percentile_interval(values: np.ndarray, confidence: float = 0.95) -> Interval:
-    """The middle `confidence` of the resampled values [r]."""
+    """The interval that holds the middle share `confidence` of the values [resamples]."""
     low, high = np.quantile(values, [(1 - confidence) / 2, (1 + confidence) / 2])
     return Interval(float(low), float(high))
 
@@ -92,7 +93,7 @@ def bootstrap_mrr(first_ranks: np.ndarray, second_ranks: np.ndarray, **options) 
 
 def _check_paired(lengths: list[int]) -> None:
     if len(set(lengths)) != 1:
-        raise ValueError(f"a paired bootstrap compares scores of the same pairs; their numbers are {lengths}")
+        raise ValueError(f"a paired bootstrap compares scores of the same items, but there are {lengths} of them")
 
 
 def _paired_bootstrap(

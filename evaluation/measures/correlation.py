@@ -13,7 +13,7 @@ def average_ranks(values: np.ndarray) -> np.ndarray:
 def pearson(x: np.ndarray, y: np.ndarray) -> float:
     """r = sum (x - mean x)(y - mean y) / sqrt(sum (x - mean x)^2 sum (y - mean y)^2), of x [n] and y [n].
 
-    Raises ValueError where it is undefined: unequal or too short inputs, values that are not finite, a constant input.
+    Raises ValueError if it is undefined: unequal or too short inputs, values that are not finite, a constant input.
     """
     _check_defined("Pearson", x, y)
     return _correlation(np.asarray(x, np.float64), np.asarray(y, np.float64))
@@ -30,10 +30,10 @@ def _correlation(x: np.ndarray, y: np.ndarray) -> float:
 
 
 def _direction(values: np.ndarray) -> np.ndarray:
-    """(values - mean) / their length, without overflow, and exact where an offset dwarfs the differences.
+    """(values - mean) / their norm, without overflow, and exact even if an offset is much larger than the differences.
 
-    The power of two and, of values near each other, the first value are taken off without rounding, so that the mean's
-    rounding is one of the differences and not of the offset.
+    Scaling by a power of two does not round, nor does subtracting the first of values that are close to each other. So
+    the rounding error of the mean is relative to the differences, not to the offset.
     """
     _, exponent = np.frexp(np.abs(values).max())
     scaled = np.ldexp(values, -exponent)

@@ -2,12 +2,11 @@
 
     minimise over W, b:  1/2 ||W||^2 + C sum_i w_i CE(f(u_i, v_i) W + b, label_i)
 
-is scikit-learn's objective; the intercepts b are not penalised. Several subsets of the pairs (the w_i are their columns
-of 0 and 1) are fitted as one sum, which has the same minimum: they share the work on the features. Those are made block
-by block where they are used, so that the devices hold the pairs' embeddings and never all the features.
+is scikit-learn's objective; the intercepts b are not penalised. Several subsets of the pairs (columns of weights w_i, 0
+or 1) are fitted as one sum, which has the same minimum, so that they share the work on the features. The features are
+computed block by block when they are used: the devices hold the pairs' embeddings and never all the features.
 
-Legend: n = pairs, N = pairs padded to equal blocks on every device, m = pairs in a block, d = embedding width,
-F = features of a pair, k = subsets, c = classes.
+Legend: n = pairs, D = embedding width, F = features of a pair.
 """
 
 import functools
@@ -23,32 +22,32 @@ from jax.sharding import Mesh, NamedSharding
 
 from sharding.layout import DEVICES, SPLIT, WHOLE, host_copy, make_mesh, replicate
 
-BLOCK_ROWS = 1024  # the most pairs whose features exist at once on a device
-TOLERANCE = 1e-6  # of the largest element of the gradient, where the objective is a mean and its curvature about 1
+BLOCK_ROWS = 1024  # most pairs whose features exist at once on a device
+TOLERANCE = 1e-6  # of the largest element of the gradient; the objective is a mean and has a curvature of about 1
 MAX_ITERATIONS = 1000
 MEMORY = 20  # steps from which L-BFGS estimates the curvature
 
-Features = Callable[[jax.Array, jax.Array], list[jax.Array]]  # u, v [m, d] -> arrays [m, d], side by side [m, F]
+Features = Callable[[jax.Array, jax.Array], list[jax.Array]]  # u, v [block, D] -> arrays that make [block, F]
 
 
 class Pairs(NamedTuple):
-    first: np.ndarray  # [n, d] float32
-    second: np.ndarray  # [n, d] float32
-    labels: np.ndarray  # [n] int, 0 .. c - 1
+    first: np.ndarray  # [n, D] float32
+    second: np.ndarray  # [n, D] float32
+    labels: np.ndarray  # [n] int, 0 .. classes - 1
 
 
 class Probe(NamedTuple):
-    weights: np.ndarray  # [F, k, c] float32
-    intercepts: np.ndarray  # [k, c] float32
+    weights: np.ndarray  # [F, subsets, classes] float32
+    intercepts: np.ndarray  # [subsets, classes] float32
 
 
 class Rows(NamedTuple):
-    """Pairs on the devices, sharded by rows."""
+    """Pairs on the devices, split by rows and padded to equal blocks on every device."""
 
-    first: jax.Array  # [N, d] float32
-    second: jax.Array  # [N, d] float32
-    labels: jax.Array  # [N] int32
-    subsets: jax.Array  # [N, k] float32, 0 in the padding
+    first: jax.Array  # [rows, D] float32
+    second: jax.Array  # [rows, D] float32
+    labels: jax.Array  # [rows] int32
+    subsets: jax.Array  # [rows, subsets] float32, 0 in the padding
 
 
 def fit(
@@ -59,14 +58,14 @@ def fit(
 
     Args:
         pairs: all of them in every process.
-        subsets: [n, k] bool, which pairs each of k separate fits learns from.
+        subsets: [n, subsets] bool, the pairs that each of the separate fits learns from.
         features: a function of a module, as it is compiled once.
         mesh: default: all devices.
 
     Raises ValueError if a class has no pair in a subset (its intercept would have no minimum), and if a fit is not
     finite; logs a warning if one stops short of the tolerance.
     """
-    members = np.eye(num_classes, dtype=np.int64)[pairs.labels].T @ subsets.astype(np.int64)  # [c, k]
+    members = np.eye(num_classes, dtype=np.int64)[pairs.labels].T @ subsets.astype(np.int64)  # [classes, subsets]
     if not members.all():
         label, subset = np.argwhere(members == 0)[0]
         raise ValueError(f"none of the {subsets[:, subset].sum()} pairs that a probe learns from has class {label}")
@@ -89,7 +88,7 @@ def fit(
 
 
 def predict(probe: Probe, pairs: Pairs, features: Features) -> np.ndarray:
-    """[n, k] int: each fit's class of each pair, the one with the largest logit. On the host."""
+    """[n, subsets] int: each fit's class of each pair, the one with the largest logit. On the host."""
     classes = np.empty((len(pairs.labels), len(probe.intercepts)), np.int64)
     flat_weights = probe.weights.reshape(len(probe.weights), -1)
     for start in range(0, len(classes), BLOCK_ROWS):
@@ -126,16 +125,16 @@ def _minimise(
 ) -> tuple[Probe, jax.Array, jax.Array]:
     """(probe, iterations, largest element of the gradient) by L-BFGS, started from `probe`.
 
-    The objective of a subset is divided by C sum w. Its variables are V = W * scale and e = b + mean W: where
-    embeddings are not of unit length, W and b are so unequally scaled that float32 does not get near the minimum.
+    The objective of a subset is divided by C sum w. Its variables are V = W * scale and e = b + mean W: if
+    embeddings are not of unit length, the scales of W and b differ so much that float32 would miss the minimum.
     """
     with jax.default_matmul_precision("highest"):
-        sums, squares, counts = _sum_over_rows(_block_moments, features, mesh)((), rows)  # [F], [F], [k]
+        sums, squares, counts = _sum_over_rows(_block_moments, features, mesh)((), rows)  # [F], [F], [subsets]
         mean = sums / counts.sum()
         variance = jnp.maximum(squares / counts.sum() - jnp.square(mean), 0.0)
         rows = rows._replace(subsets=rows.subsets / counts[None])
         ridge = 1 / (strength * counts)
-        scale = jnp.sqrt(variance[:, None] / 4 + ridge[None])[..., None]  # [F, k, 1]: about the root of the curvature
+        scale = jnp.sqrt(variance[:, None] / 4 + ridge[None])[..., None]  # [F, subsets, 1], about sqrt(curvature)
         cross_entropy = _cross_entropy(mean, rows, features, mesh)
 
         def objective(scaled: Probe) -> jax.Array:
@@ -165,7 +164,7 @@ def _minimise(
 
 
 def _progress(state: optax.OptState) -> tuple[jax.Array, jax.Array]:
-    """(iterations, largest element of the gradient where they led) of L-BFGS."""
+    """(iterations, largest element of the gradient after them) of L-BFGS."""
     gradient = optax.tree_utils.tree_get(state, "grad")
     largest = jnp.stack([jnp.abs(leaf).max() for leaf in gradient]).max()
     return optax.tree_utils.tree_get(state, "count"), largest
@@ -174,7 +173,7 @@ def _progress(state: optax.OptState) -> tuple[jax.Array, jax.Array]:
 def _cross_entropy(mean: jax.Array, rows: Rows, features: Features, mesh: Mesh) -> Callable[[Probe], jax.Array]:
     """The cross entropy of all rows, weighted by rows.subsets, as a function of the probe on f(u, v) - mean.
 
-    One pass over the rows gives it and its gradient; reverse-mode differentiation would keep or remake the features.
+    One pass over the rows gives it and its gradient; reverse-mode AD would keep the features or compute them again.
     """
     sums = _sum_over_rows(_block_cross_entropy, features, mesh)
 
@@ -190,26 +189,26 @@ def _cross_entropy(mean: jax.Array, rows: Rows, features: Features, mesh: Mesh) 
 
 
 def _block_cross_entropy(argument: tuple[Probe, jax.Array], block: Rows, values: jax.Array) -> tuple[jax.Array, Probe]:
-    """(loss, gradient) of one block of m rows, whose features are values [m, F]."""
+    """(loss, gradient) of one block of rows, whose features are values [block, F]."""
     probe, mean = argument
     values = values - mean[None]
     logits = jnp.einsum("mf,fkc->mkc", values, probe.weights) + probe.intercepts[None]
     log_probabilities = jax.nn.log_softmax(logits)
-    targets = jax.nn.one_hot(block.labels, logits.shape[-1])[:, None]  # [m, 1, c]
-    weights = block.subsets[..., None]  # [m, k, 1]
+    targets = jax.nn.one_hot(block.labels, logits.shape[-1])[:, None]  # [block, 1, classes]
+    weights = block.subsets[..., None]  # [block, subsets, 1]
     errors = weights * (jnp.exp(log_probabilities) - targets)
     loss = -(weights * targets * log_probabilities).sum()
     return loss, Probe(jnp.einsum("mf,mkc->fkc", values, errors), errors.sum(0))
 
 
 def _block_moments(_: tuple, block: Rows, values: jax.Array) -> tuple[jax.Array, jax.Array, jax.Array]:
-    """Sums of the features and of their squares [F], each row as often as it is in subsets; size of each subset [k]."""
+    """Sums of the features and of their squares [F], weighted by how many subsets hold a row; sizes of the subsets."""
     times = block.subsets.sum(1)
     return times @ values, times @ jnp.square(values), block.subsets.sum(0)
 
 
 def _sum_over_rows(function: Callable, features: Features, mesh: Mesh) -> Callable:
-    """(argument, rows) -> the sum over the blocks of all devices of function(argument, block, its features [m, F])."""
+    """(argument, rows) -> the sum over all devices' blocks of function(argument, block, its features [block, F])."""
 
     def local(argument, rows):
         blocks = -(-len(rows.labels) // BLOCK_ROWS)
@@ -225,7 +224,7 @@ def _sum_over_rows(function: Callable, features: Features, mesh: Mesh) -> Callab
         sums, _ = jax.lax.scan(add, jax.tree.map(lambda shape: jnp.zeros(shape.shape, shape.dtype), shapes), rows)
         return jax.lax.psum(sums, DEVICES)
 
-    return jax.shard_map(  # check_vma: a sum over devices is the same on each
+    return jax.shard_map(  # check_vma=False: the sum over devices is the same on each
         local, mesh=mesh, in_specs=(WHOLE, SPLIT), out_specs=WHOLE,
         check_vma=False,
     )

@@ -1,20 +1,20 @@
-"""Metrics of ranked candidates, query by query, over the candidates of all queries in flat arrays.
+"""Metrics of ranked candidates per query, over the candidates of all queries in flat arrays.
 
-Legend: q = queries, t = candidates of all queries together.
+Legend: Q = queries, M = candidates of all queries together.
 """
 
 import numpy as np
 
 
 def average_precisions(queries: np.ndarray, relevant: np.ndarray, scores: np.ndarray) -> np.ndarray:
-    """AP = mean over the relevant candidates of the precision among all that score at least as high. [q] float64.
+    """AP = mean over the relevant candidates of the precision among all that score at least as high. [Q] float64.
 
     Tied scores share one threshold, as in scikit-learn's average_precision_score.
 
     Args:
-        queries: [t] int, the query of each candidate, 0 .. q - 1, in any order.
-        relevant: [t] bool.
-        scores: [t].
+        queries: [M] int, the query of each candidate, 0 .. Q - 1, in any order.
+        relevant: [M] bool.
+        scores: [M].
 
     Raises ValueError for scores that are not finite, unequal lengths and a query without a relevant candidate.
     """
@@ -32,7 +32,7 @@ def average_precisions(queries: np.ndarray, relevant: np.ndarray, scores: np.nda
 
 
 def reciprocal_ranks(queries: np.ndarray, relevant: np.ndarray, scores: np.ndarray, cutoff: int = 10) -> np.ndarray:
-    """1 / rank of the relevant candidate that scores highest, 0 beyond the cutoff. [q] float64.
+    """1 / rank of the relevant candidate that scores highest, 0 beyond the cutoff. [Q] float64.
 
     Ties are pessimistic: an irrelevant candidate with the same score ranks before it. Arguments and errors as above.
     """

@@ -1,20 +1,20 @@
 """The measures of a ranking of documents, as trec_eval (and so BEIR) computes them.
 
-Legend: g_i = gain of the document at rank i from 1, 0 if it is not judged; R = judged documents with a gain above 0.
+g_i is the gain of the document at rank i (from 1), 0 if it is not judged. Relevant documents have a gain above 0.
 """
 
 import math
 from collections.abc import Mapping
 
-DEPTH = 100  # documents of a query that the measures look at
+DEPTH = 100  # of the ranking of a query, in documents
 METRICS = ("ndcg@10", "mrr@10", "recall@100", "map@100")  # the headline first
 
 
 def trec_order(found: Mapping[str, float]) -> list[str]:
     """Document ids by score, highest first; equal scores by id, the last first, as trec_eval orders them.
 
-    Scores are float32 there: what differs less than that is equal only if the caller rounds it. Raises ValueError for a
-    score that is NaN.
+    trec_eval's scores are float32: smaller differences are ties only if the caller rounds the scores. Raises ValueError
+    for a score that is NaN.
     """
     for document, score in found.items():
         if math.isnan(score):
@@ -27,8 +27,9 @@ def ranking_metrics(found: Mapping[str, float], judged: Mapping[str, int]) -> di
 
     ndcg@10     sum over i <= 10 of g_i / log2(i + 1), divided by the same sum of the best possible ranking
     mrr@10      1 / rank of the first relevant document, 0 beyond rank 10
-    recall@100  share of R among the first 100
-    map@100     sum, over the ranks i <= 100 of relevant documents, of (relevant documents up to i) / i, divided by |R|
+    recall@100  share of the relevant documents that are among the first 100
+    map@100     sum, over the ranks i <= 100 of relevant documents, of (relevant documents up to i) / i, divided by the
+                number of relevant documents
 
     A gain below 0 counts as 0. trec_eval's ndcg_cut_10, recip_rank of a run cut at 10, recall_100, map_cut_100.
 

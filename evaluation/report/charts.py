@@ -1,6 +1,6 @@
-"""The charts of a report, drawn by plotly (the `report` extra); one colour a run throughout.
+"""The charts of a report, drawn by plotly (the `report` extra); a run has one colour in all of them.
 
-Every text is escaped: plotly reads some HTML in names and hover texts. What is thinned for the page's sake says so.
+Every text is escaped, because plotly interprets some HTML in names and hover texts. The page says what is thinned out.
 """
 
 import html
@@ -16,9 +16,9 @@ from evaluation.report.curves import curves_of
 from evaluation.report.runs import Run
 from evaluation.report.scores import OUTLIERS, is_lower_better, is_sts, outliers
 
-PALETTE = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#8C6D1F")  # Okabe and Ito's, nearly
+PALETTE = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#8C6D1F")  # Okabe and Ito's, adapted
 DASHES = ("solid", "dash", "dot", "dashdot")  # of runs beyond the palette
-POINTS = 600  # drawn of the pairs of a task, and of a curve
+POINTS = 600  # most points drawn of a task's pairs, and of a curve
 PANELS = 2  # side by side
 GRID = "rgba(128, 128, 128, 0.25)"
 ACCURACY = "translation_accuracy"
@@ -49,7 +49,7 @@ def loss_curves(runs: list[Run], styles: Styles) -> graph.Figure | None:
 
 
 def score_curves(runs: list[Run], styles: Styles) -> graph.Figure | None:
-    """A panel a score of the evaluations while training; scores of one language (name:de) have none."""
+    """One panel per evaluation score of trainings, except for scores of single languages (name:de)."""
     scores = {run.name: curves_of(run.training).scores for run in runs}
     names = [name for name in dict.fromkeys(name for of_run in scores.values() for name in of_run) if ":" not in name]
     if not names:
@@ -73,13 +73,13 @@ def add_curve(
 
 
 def thinned(points: list[tuple]) -> list[tuple]:
-    """Every k-th point and the last, at most POINTS + 1."""
+    """Evenly spaced points and the last one, at most POINTS + 1."""
     step = -(-len(points) // POINTS)
     return points[::step] + ([points[-1]] if (len(points) - 1) % step else [])
 
 
 def scatter(task: tuple[str, str, str], runs: list[Run], styles: Styles) -> graph.Figure:
-    """Cosine against gold of an entry of Run.items, a panel a run, outliers as crosses. Hovering shows the texts."""
+    """Cosine against gold for an entry of Run.items, one panel per run; outliers are crosses. Hovering shows texts."""
     rhos = [100 * spearman(np.array(run.items[task]["cosine"]), np.array(run.items[task]["score"])) for run in runs]
     figure = new_figure([f"{plain(run.name)}, ρ = {rho:.2f}" for run, rho in zip(runs, rhos)], shared=True)
     for panel, run in enumerate(runs):
@@ -112,7 +112,7 @@ def wrapped(text: str) -> str:
 
 
 def token_lengths(runs: list[Run], styles: Styles) -> graph.Figure:
-    """Share of the texts by their number of tokens, all runs over each other."""
+    """Shares of the texts by number of tokens, all runs in one panel."""
     figure, longest = new_figure([]), max(max(run.texts["token_counts"]) for run in runs)
     edges = np.arange(0, longest + 2 + longest // 60, 1 + longest // 60)  # about 60 bins of whole tokens
     for run in runs:
@@ -121,7 +121,7 @@ def token_lengths(runs: list[Run], styles: Styles) -> graph.Figure:
 
 
 def similarities(runs: list[Run], styles: Styles) -> graph.Figure:
-    """Cosines of pairs that people find similar, of those they do not, and of random texts; a panel a run."""
+    """Cosines of similar pairs, of dissimilar pairs (by gold score) and of random texts, one panel per run."""
     figure = new_figure([plain(run.name) for run in runs], shared=True)
     for panel, run in enumerate(runs):
         low, high = gold_cosines(run)
@@ -152,7 +152,7 @@ def add_histogram(
     figure: graph.Figure, values: list[float], edges: np.ndarray, name: str, style: Style, panel: int,
     *, in_legend: bool,
 ) -> None:
-    """A stair line, so that one does not hide the others."""
+    """Draws a stair line, so that histograms do not hide each other."""
     counts, _ = np.histogram(values, edges)
     shares = 100 * counts / len(values)
     figure.add_trace(graph.Scatter(
@@ -163,7 +163,7 @@ def add_histogram(
 
 
 def languages(task: str, runs: list[Run], styles: Styles) -> graph.Figure:
-    """Bars of translation accuracy, the best language of the first run on top; all metrics on hovering."""
+    """Bars of translation accuracy, the first run's best language on top. Hovering shows all metrics."""
     figure, scores = new_figure([]), [accuracies(run, task) for run in runs]
     sorted_scores = [sorted(of_run, key=lambda language, of_run=of_run: -of_run[language]) for of_run in scores]
     order = list(dict.fromkeys(language for of_run in sorted_scores for language in of_run))
@@ -193,7 +193,7 @@ def language_text(run: Run, task: str, part: str) -> str:
 
 
 def plain(text: str) -> str:
-    """Escaped for plotly, which reads some HTML but not &quot;."""
+    """Escaped for plotly, which interprets some HTML but not &quot;."""
     return html.escape(text, quote=False)
 
 
@@ -202,7 +202,7 @@ def place(panel: int) -> dict[str, int]:
 
 
 def new_figure(titles: list[str], *, shared: bool = False) -> graph.Figure:
-    """One panel a title, PANELS in a row; without titles just one. With `shared` all have the same axes."""
+    """One panel per title, PANELS in a row; without titles a single one. `shared`: all panels have the same axes."""
     if len(titles) < 2:
         return make_subplots(rows=1, cols=1, subplot_titles=titles)
     rows, share = -(-len(titles) // PANELS), "all" if shared else False
@@ -211,7 +211,7 @@ def new_figure(titles: list[str], *, shared: bool = False) -> graph.Figure:
 
 
 def finished(figure: graph.Figure, x_title: str, y_title: str) -> graph.Figure:
-    """Axis titles, a grid, no background: the page's own shows, dark or light (page.py colours the text)."""
+    """Adds axis titles and a grid, and no background, so that the dark or light one of the page shows (page.py)."""
     figure.update_xaxes(title_text=x_title, gridcolor=GRID, zerolinecolor=GRID, showticklabels=True, automargin=True)
     figure.update_yaxes(title_text=y_title, gridcolor=GRID, zerolinecolor=GRID, showticklabels=True, automargin=True)
     in_legend = sum(trace.showlegend is not False for trace in figure.data)

@@ -9,6 +9,7 @@ from absl import logging
 from evaluation.files.lines import numbered_lines
 
 Curve = list[tuple[int, float]]  # (step, value)
+BEGINNING = '{"step": '  # of each line of metrics.jsonl
 LOSSES = {  # a term that an objective logs -> title of its loss, unit
     "accuracy_at_1": ("contrastive loss", "nats"),
     "sct_loss": ("cross-view loss", "nats"),
@@ -19,15 +20,15 @@ LOSSES = {  # a term that an objective logs -> title of its loss, unit
 
 class Curves(NamedTuple):
     loss: Curve
-    loss_title: str  # contrastive loss, mean squared error, ...; "loss" of several terms
+    loss_title: str  # contrastive loss, mean squared error, ...; "loss" if it has several terms
     loss_unit: str
     scores: dict[str, Curve]  # x 100
 
 
 def read_metrics(path: pathlib.Path) -> list[dict]:
-    """The lines of a metrics.jsonl; a last one that a kill has cut off is left out and logged.
+    """The lines of a metrics.jsonl. A last line that was cut off (by a kill) is left out and logged.
 
-    Raises ValueError naming file:line for a line that main.py train did not write.
+    Raises ValueError naming file:line for a line that `main.py train` cannot have written.
     """
     lines = list(numbered_lines(path))
     values = []
@@ -35,8 +36,8 @@ def read_metrics(path: pathlib.Path) -> list[dict]:
         try:
             value = json.loads(text)
         except json.JSONDecodeError as error:
-            if number == len(lines):
-                logging.info("%s is cut off and left out", place)
+            if number == len(lines) and (text.startswith(BEGINNING) or BEGINNING.startswith(text)):
+                logging.info("%s: the line is cut off, and is left out", place)
                 break
             value = str(error)
         if not isinstance(value, dict) or type(value.get("step")) is not int:
@@ -47,7 +48,7 @@ def read_metrics(path: pathlib.Path) -> list[dict]:
 
 
 def curves_of(lines: list[dict]) -> Curves:
-    """The curves of the lines of metrics.jsonl. Lines with a loss are of training, the others of evaluations."""
+    """The curves in the lines of metrics.jsonl. Lines with a loss are from training, the others from evaluations."""
     loss = [(line["step"], line["loss"]) for line in lines if "loss" in line]
     terms = [name for name in LOSSES if any(name in line for line in lines if "loss" in line)]
     title, unit = LOSSES[terms[0]] if len(terms) == 1 else ("loss", "sum of its terms" if terms else "loss")

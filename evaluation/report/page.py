@@ -1,4 +1,4 @@
-"""The page of a report: sections of tables and charts in one HTML file that loads nothing."""
+"""The page of a report: sections of tables and charts in one HTML file that loads nothing from the network."""
 
 import html
 from collections.abc import Iterator
@@ -43,7 +43,7 @@ NO_NETWORK = "default-src 'none'; script-src 'unsafe-inline'; style-src 'unsafe-
 
 def page(runs: list[Run], comparison: Comparison, progress: dict[str, list[Progress | None]], notices: list[str],
          made: str) -> str:
-    """The whole file; `made` says when and by which version of this code."""
+    """The HTML of the whole page; `made` says when and by which version of this code it was written."""
     title = "Report: " + ", ".join(run.name for run in runs)
     return document(title, made, list(all_sections(runs, comparison, progress)), notices)
 
@@ -71,7 +71,7 @@ def document(title: str, made: str, sections: list[tuple[str, str, str]], notice
 def all_sections(
     runs: list[Run], comparison: Comparison, progress: dict[str, list[Progress | None]]
 ) -> Iterator[tuple[str, str, str]]:
-    """(id, heading, HTML) of each section that the runs have something for."""
+    """(id, heading, HTML) of each section for which the runs have data."""
     styles = charts.styles_of(runs)
     names = {name: tables.run_name(name, style.color) for name, style in styles.items()}
     scored, trained = [run for run in runs if run.lines], [run for run in runs if run.training]
@@ -96,19 +96,19 @@ def all_sections(
         yield "languages", "Translation accuracy by language", language_section(list(tasks), scored, styles)
     if any(run.texts["neighbours"] for run in described):
         yield "neighbours", "Nearest neighbours", (
-            "<p>Some texts and, by cosine, the nearest of a sample of the evaluated texts.</p>"
+            "<p>Some texts, and the nearest by cosine among a sample of the evaluated texts.</p>"
             + tables.neighbours_table(described, of(described)))
-    yield "speed", "Speed", ("<p>Wall-clock seconds of embedding and scoring, each run on the machine it ran on.</p>"
+    yield "speed", "Speed", ("<p>Wall-clock seconds of embedding and scoring, on the machine of each run.</p>"
                              + tables.speed_table(runs, of(runs)))
 
 
 def score_section(comparison: Comparison, runs: list[Run], names: list[str]) -> str:
-    text = ("All x 100. In brackets the 95 % interval of a bootstrap over the items: Spearman correlations, and means "
-            "over queries or pairs. Best run in bold.")
+    text = ("All scores are x 100. Brackets show the 95 % interval of a bootstrap over the items (pairs or queries). "
+            "The best run is bold.")
     if len(runs) > 1:
         text += (f" Δ is the difference to {html.escape(runs[0].name)}, by a paired bootstrap over the same items; ● "
-                 "marks those whose interval excludes 0. Items without texts of their own are taken to be the same if "
-                 "they are as many.")
+                 "marks differences whose interval excludes 0. Items without stored texts are assumed to be the same "
+                 "if their numbers are equal.")
     return (f"<p>{text}</p>{tables.scores_table(comparison, names)}"
             f"{tables.other_tables(comparison, names)}"
             f"<details><summary>Published averages</summary>{tables.averages_table()}</details>")
@@ -119,9 +119,9 @@ def training_section(
 ) -> str:
     curves = [("loss", charts.loss_curves(runs, styles)), ("curves", charts.score_curves(runs, styles))]
     drawn = "".join(chart(figure, name) for name, figure in curves if figure)
-    text = (f"From metrics.jsonl; a curve has at most {charts.POINTS + 1} points. "
-            "The table has the scores at the last step, with 95 % "
-            "intervals where the run kept its scores by pair. Scores of single languages are in the table only.")
+    text = (f"From metrics.jsonl; a curve has at most {charts.POINTS + 1} points. The table shows the scores at the "
+            "last step, with 95 % intervals if the run kept the scores of each pair. Scores of single languages are "
+            "only in the table.")
     if len(runs) > 1:
         text += f" Δ is the difference to {html.escape(runs[0].name)} on the same pairs."
     return f"<p>{text}</p>{drawn}{tables.training_table(progress, names)}"
@@ -130,9 +130,9 @@ def training_section(
 def scatter_section(
     tasks: list[tuple[str, str, str]], runs: list[Run], names: dict[str, str], styles: charts.Styles
 ) -> str:
-    text = (f"Each point is a pair of sentences; at most {charts.POINTS} of a task, drawn by chance, and as "
-            f"crosses the {OUTLIERS} of all pairs whose ranks by people and by the model differ most. Point at one to "
-            "read it. ρ, x 100, is of all pairs.")
+    text = (f"Each point is a pair of sentences: a random sample of at most {charts.POINTS} per task. Crosses are the "
+            f"{OUTLIERS} pairs whose ranks by people and by the model differ most. Hover over a point to read its "
+            "sentences. ρ, x 100, is over all pairs.")
     parts = [f"<p>{text}</p>"]
     for number, task in enumerate(tasks):
         there = [run for run in runs if is_sts(run.items.get(task, {}))]
@@ -144,8 +144,8 @@ def scatter_section(
 
 def histogram_section(runs: list[Run], styles: charts.Styles) -> str:
     with_cosines = [run for run in runs if run.texts["random_cosines"]]
-    text = ("Lowest and highest third: of the range of gold scores of each STS task. A model tells pairs apart where "
-            "the curves do not overlap.")
+    text = ("The lowest and highest third refer to the range of gold scores of each STS task. The less the curves "
+            "overlap, the better a model separates similar from dissimilar pairs.")
     return (chart(charts.token_lengths(runs, styles), "lengths") + f"<p>{text}</p>"
             + (chart(charts.similarities(with_cosines, styles), "similarities") if with_cosines else ""))
 

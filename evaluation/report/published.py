@@ -1,7 +1,7 @@
-"""Published figures that a report puts beside ours, each with its source; Spearman x 100 unless said otherwise.
+"""Published figures that a report shows beside ours, each with its source; Spearman x 100 unless noted otherwise.
 
-The protocol is that of evaluation/tasks/sts.py: cosines, all pairs of a year together, STS13 without SMT, STS-B and
-SICK-R test. Figures of another protocol are left out: MTEB's SICK-R, for one, is of all 9,927 pairs.
+Their protocol is that of evaluation/tasks/sts.py: cosines, all pairs of a year together, STS13 without SMT, STS-B and
+SICK-R test. Figures of other protocols are left out, such as MTEB's SICK-R, which is of all 9,927 pairs.
 """
 
 from typing import NamedTuple
@@ -19,7 +19,7 @@ COLUMNS = ("mean of seven STS", "reranking", "NLI", "14 sentence tasks", "6 sear
 class Published(NamedTuple):
     model: str
     source: str
-    scores: dict[str, float]  # of tasks, split test, x 100
+    scores: dict[str, float]  # task -> score on the split test, x 100
 
 
 class Averages(NamedTuple):

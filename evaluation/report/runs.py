@@ -1,4 +1,4 @@
-"""What a report is of: the results of `main.py evaluate --output` and the WORKDIRs of trainings, read and checked."""
+"""Reads and checks the runs of a report: results of `main.py evaluate --output`, and WORKDIRs of trainings."""
 
 import datetime
 import gzip
@@ -14,13 +14,13 @@ from data.files import read_json
 from evaluation.report.curves import read_metrics
 from evaluation.results import items_path
 
-MEAN_OF_SOME = re.compile(r"_mean_of_\d+$")  # ends the name of a mean over not all parts
-MEAN_OF_TASKS = "sts_mean"  # left out, because a report computes it with its interval, and says what it lacks
-Items = dict[tuple[str, str, str], dict[str, list]]  # (task, split, part) -> columns (evaluation/task.py); all: part ""
+MEAN_OF_SOME = re.compile(r"_mean_of_\d+$")  # ends the name of a mean over some of the parts
+MEAN_OF_TASKS = "sts_mean"  # left out: a report computes it with its interval, and says which tasks are missing
+Items = dict[tuple[str, str, str], dict[str, list]]  # (task, split, part) -> columns (evaluation/task.py); "": all
 
 
 class Key(NamedTuple):
-    """What a score is of; runs are compared key by key."""
+    """Identifies a score; runs are compared key by key."""
 
     task: str
     split: str
@@ -62,27 +62,27 @@ class Run(NamedTuple):
     training: list[dict]  # lines of metrics.jsonl
     evaluations: pathlib.Path | None  # folder of step-*.npz
     written: str  # UTC, when the newest of its files was last changed
-    notices: list[str]  # what the page must say about it
+    notices: list[str]  # notes on it for the page
 
     def seconds(self) -> dict[str, float]:
-        """Of each task; all its lines of one file carry the same, those of another file (another split) add to it."""
+        """Of each task. All its lines in one file have the same seconds; those of another file (split) are added."""
         distinct = dict.fromkeys((line.key.base, line.seconds) for line in self.lines.values())
         return {task: sum(seconds for other, seconds in distinct if other == task) for task, _ in distinct}
 
 
 def read_runs(places: list[str], names: tuple[str, ...] = ()) -> list[Run]:
-    """The runs of a report; ValueError for what is no run, for a name or a place that comes twice, and bad files."""
+    """The runs of a report. Raises ValueError for bad files and for a name or a place that occurs twice."""
     resolved = [pathlib.Path(place).resolve() for place in places]
     twice = [place for place, path in zip(places, resolved) if resolved.count(path) > 1]
     if twice:
         raise ValueError(f"the run {twice[0]} is given twice")
     if names and (len(names) != len(places) or len(set(names)) < len(names)):
-        raise ValueError(f"--names={','.join(names)} must be {len(places)} different names, one a run")
+        raise ValueError(f"--names={','.join(names)} must be {len(places)} different names, one per run")
     return [read_run(place, name) for place, name in zip(places, names or short_names(resolved))]
 
 
 def short_names(paths: list[pathlib.Path]) -> list[str]:
-    """The last folder of each path, with as many of those above as make it unique; runs/a/results.json is called a."""
+    """The last folder of each path, with as many parent folders as make it unique; runs/a/results.json is called a."""
     parts = [path.parts[1:-1] + (() if path.stem == "results" else (path.stem,)) if path.is_file() else path.parts[1:]
              for path in paths]
     names = []
@@ -91,7 +91,7 @@ def short_names(paths: list[pathlib.Path]) -> list[str]:
         length = next((k for k in lengths if sum(other[-k:] == own[-k:] for other in parts) == 1), len(own))
         names.append("/".join(own[-length:]))
     if len(set(names)) < len(names):
-        raise ValueError(f"{', '.join(map(str, paths))}: runs of one folder have one name; give --names=a,b")
+        raise ValueError(f"{', '.join(map(str, paths))}: these runs would have the same name: give --names=a,b")
     return names
 
 
@@ -105,15 +105,15 @@ def read_run(place: str, name: str) -> Run:
     training = read_metrics(metrics) if path.is_dir() and metrics.exists() else []
     if not files and not training:
         there = ", ".join(sorted(entry.name for entry in path.iterdir())[:8]) or "nothing"
-        raise ValueError(f"{place} is no run: it has neither results*.json (main.py evaluate --output) nor a "
-                         f"metrics.jsonl with lines (a training's WORKDIR); it has {there}")
+        raise ValueError(f"{place} is not a run: it has neither results*.json (main.py evaluate --output) nor a "
+                         f"metrics.jsonl with lines (the WORKDIR of a training); it has {there}")
     lines, sources = read_results(files)
     notices: list[str] = []
     items: Items = {}
     texts: dict[str, list] = {"token_counts": [], "random_cosines": [], "neighbours": []}
     for file in files:
         if not items_path(file).exists():
-            notices.append(f"{items_path(file)} is missing: no intervals, scatter plots and histograms of {file.name}")
+            notices.append(f"{items_path(file)} is missing: {file.name} has no intervals, scatter plots, histograms")
             continue
         read = read_items(items_path(file))
         of_file = dict.fromkeys((key.base, key.split) for key, source in sources.items() if source == file)
@@ -121,7 +121,7 @@ def read_run(place: str, name: str) -> Run:
             items |= items_by_part(task, split, read["tasks"].get(task, {}))
         missing = sorted({task for task, _ in of_file} - read["tasks"].keys())
         if missing:
-            notices.append(f"{items_path(file)} has no items of {', '.join(missing)}: no intervals")
+            notices.append(f"{items_path(file)} has no items of {', '.join(missing)}: they have no intervals")
         for column in texts:
             texts[column] += read[column]
     changed = max(file.stat().st_mtime for file in files + ([metrics] if training else []))
@@ -133,23 +133,23 @@ def read_run(place: str, name: str) -> Run:
 def read_results(files: list[pathlib.Path]) -> tuple[dict[Key, Line], dict[Key, pathlib.Path]]:
     """The results of one model in one or more results.json, and the file of each.
 
-    ValueError naming the files if they are of several models, if a result comes twice or if one is not complete.
+    Raises ValueError naming the files if they are of several models, or if a result occurs twice or is incomplete.
     """
     lines: dict[Key, Line] = {}
     sources: dict[Key, pathlib.Path] = {}
     for file in files:
         values = read_json(file)
         if not isinstance(values, list) or not values:
-            raise ValueError(f"{file} is no results.json: it is not a list of results")
+            raise ValueError(f"{file} is not a results.json of main.py evaluate: it is not a list of results")
         for number, value in enumerate(values, start=1):
             missing = [name for name in Line._fields if not isinstance(value, dict) or name not in value]
             if missing:
-                raise ValueError(f"{file}: result {number} lacks {', '.join(missing)}; main.py evaluate writes them")
+                raise ValueError(f"{file}: result {number} lacks {', '.join(missing)}, which main.py evaluate writes")
             line = Line(*(value[name] for name in Line._fields))
             for name in Line._fields:
                 of_text = name in ("task", "split", "metric", "model", "code")
                 if not isinstance(value[name], str if of_text else int | float):
-                    raise ValueError(f"{file}: result {number}: {name} is no {'text' if of_text else 'number'}: "
+                    raise ValueError(f"{file}: result {number}: {name} is not a {'text' if of_text else 'number'}: "
                                      f"{value[name]!r}")
             if line.task.startswith(MEAN_OF_TASKS):
                 continue
@@ -158,7 +158,7 @@ def read_results(files: list[pathlib.Path]) -> tuple[dict[Key, Line], dict[Key, 
             lines[line.key], sources[line.key] = line, file
     models = {line.model: sources[key] for key, line in lines.items()}
     if len(models) > 1:
-        raise ValueError("results of different models cannot be one run; give them as runs of their own: "
+        raise ValueError("results of different models cannot be one run; give each as a separate run: "
                          + ", ".join(f"{model} in {file}" for model, file in models.items()))
     return lines, sources
 

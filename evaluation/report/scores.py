@@ -1,6 +1,6 @@
-"""The scores of a report's runs side by side: 95 % intervals, paired differences to the first run, honest means.
+"""The scores of a report's runs side by side: 95 % intervals, paired differences to the first run, means.
 
-Legend: n = items of a task, r = resamples. Scores, intervals and differences are x 100.
+A mean over tasks says which of them it lacks. Scores, intervals and differences are x 100. n = items of a task.
 """
 
 import zlib
@@ -17,10 +17,10 @@ from evaluation.tasks.sts import SEVEN
 
 SPEARMAN = "cosine_spearman"
 MEAN_OF_SEVEN = "mean of seven STS"
-LOWER_IS_BETTER = ("mse",)  # a metric whose name ends so
-OUTLIERS = 5  # shown of each task and run
-TOLERANCE = 1e-6  # between a score and what its items give, x 100: both are float64 of the same numbers
-ROUNDED = 1e-4  # the same, where metrics.jsonl has rounded the score to seven digits
+LOWER_IS_BETTER = ("mse",)  # endings of the names of such metrics
+OUTLIERS = 5  # shown for each task and run
+TOLERANCE = 1e-6  # between a score and the score of its items, x 100: both are float64 of the same numbers
+ROUNDED = 1e-4  # the same for metrics.jsonl, which rounds scores to seven digits
 
 
 class Difference(NamedTuple):
@@ -43,10 +43,10 @@ class Cell(NamedTuple):
 
 class Row(NamedTuple):
     key: Key
-    cells: list[Cell | None]  # one a run; None where it has no such score
+    cells: list[Cell | None]  # one per run; None if it has no such score
 
     def best(self) -> list[int]:
-        """The runs with the best value as it is shown; none if there is one run, or runs that scored other items."""
+        """The runs with the best value as shown; none if there is only one run, or if runs scored different items."""
         there = [(index, cell) for index, cell in enumerate(self.cells) if cell]
         if len(there) < 2 or len({(cell.n, cell.note) for _, cell in there}) > 1:
             return []
@@ -56,10 +56,10 @@ class Row(NamedTuple):
 
 
 class Comparison(NamedTuple):
-    headlines: list[Row]  # one a task and split
+    headlines: list[Row]  # one per task and split
     mean_of_seven: Row | None  # None without any STS score on the split test
     others: dict[str, list[Row]]  # task -> its parts and further metrics
-    notices: list[str]  # what could not be compared or resampled, and why
+    notices: list[str]  # what cannot be compared or resampled, and why
 
 
 class Sample(NamedTuple):
@@ -67,11 +67,11 @@ class Sample(NamedTuple):
 
     value: float
     n: int
-    values: np.ndarray | None  # [r]; None where the items do not give the score
+    values: np.ndarray | None  # [resamples]; None if the score cannot be computed from the items
 
 
 def is_lower_better(metric: str) -> bool:
-    return metric.partition(":")[0].endswith(LOWER_IS_BETTER)  # translation_mse:de is one while training
+    return metric.partition(":")[0].endswith(LOWER_IS_BETTER)  # such as translation_mse:de of a training
 
 
 def decimals(metric: str) -> int:
@@ -79,7 +79,7 @@ def decimals(metric: str) -> int:
 
 
 def compare(runs: list[Run], resamples: int) -> Comparison:
-    """Every score of the runs, which all have some; the first run is the one that others are compared with."""
+    """Compares every score of the runs, each of which has some, with the first run's."""
     notices: dict[str, None] = {}
     keys = dict.fromkeys(key for run in runs for key in run.lines)
     samples = [samples_of(run, resamples, notices) for run in runs]
@@ -103,7 +103,7 @@ def compare(runs: list[Run], resamples: int) -> Comparison:
 
 
 def cells(samples: list[Sample | None], differing: list[bool], notes: list[str] | None = None) -> list[Cell | None]:
-    """A cell a run; its difference to the first run where the two were scored on the same items."""
+    """One cell per run, with its difference to the first run if both were scored on the same items."""
     first, made = samples[0], []
     for index, own in enumerate(samples):
         if own is None:
@@ -114,7 +114,7 @@ def cells(samples: list[Sample | None], differing: list[bool], notes: list[str] 
         resampled_both = first is not None and first.values is not None and own.values is not None
         if index and resampled_both and not differing[index]:
             difference = Difference(own.value - first.value, percentile_interval(own.values - first.values))
-        note = notes[index] if notes else "other items than the first run's" if differing[index] else ""
+        note = notes[index] if notes else "not the items of the first run" if differing[index] else ""
         made.append(Cell(own.value, own.n, interval, difference, note))
     return made
 
@@ -122,9 +122,9 @@ def cells(samples: list[Sample | None], differing: list[bool], notes: list[str] 
 def mean_of(
     key: Key, wanted: list[Key], samples: list[dict[Key, Sample]], differing: dict[Key, list[bool]], resample: bool
 ) -> Row | None:
-    """Plain mean of the wanted scores; where some are missing the mean of the others, with a note that says so.
+    """Plain mean of the wanted scores; if some are missing, the mean of the others with a note that says so.
 
-    Its intervals, with `resample`, are for scores on items that were drawn independently: tasks, not languages.
+    Set `resample` for intervals; they assume that the scores' items are independent, as those of tasks (not languages).
     """
     means, notes, other = [], [], []
     for index, of_run in enumerate(samples):
@@ -142,9 +142,9 @@ def mean_of(
 
 
 def samples_of(run: Run, resamples: int, notices: dict[str, None]) -> dict[Key, Sample]:
-    """Each score with its resamples; tasks draw each by itself (the seed), runs together."""
+    """Each score with its resamples. Each task has draws of its own (the seed), which all runs share."""
     samples: dict[Key, Sample] = {}
-    for key in sorted(run.lines, key=lambda key: not key.part):  # parts first: a mean may be over them
+    for key in sorted(run.lines, key=lambda key: not key.part):  # parts first, as a mean may be over them
         line, seed = run.lines[key], zlib.crc32(f"{key.task} {key.split}".encode())
         values, problem = resampled_values(
             own_items(run, key), key.metric, line.value, line.n, TOLERANCE, resamples=resamples, seed=seed)
@@ -158,14 +158,14 @@ def samples_of(run: Run, resamples: int, notices: dict[str, None]) -> dict[Key, 
 def resampled_values(
     columns: dict[str, list], metric: str, value: float, n: int, tolerance: float, **options
 ) -> tuple[np.ndarray | None, str]:
-    """([r], "") from a score's items; (None, why) where they contradict it; (None, "") where they do not hold it."""
+    """([resamples], "") from a score's items; (None, why) if they contradict it; (None, "") if they lack it."""
     try:
         score, num_items = item_score(columns, metric, n)
         if score is None:
             return None, ""
         given = 100 * score(np.arange(num_items))
         if abs(given - value) > tolerance:
-            return None, f"its items give {given:.4f}, not {value:.4f}"
+            return None, f"its items have the score {given:.4f}, not {value:.4f}"
         return 100 * resampled(score, num_items, **options), ""
     except ValueError as error:
         return None, str(error)
@@ -176,9 +176,10 @@ def own_items(run: Run, key: Key) -> dict[str, list]:
 
 
 def item_score(columns: dict[str, list], metric: str, n: int) -> tuple[Score | None, int]:
-    """What computes the metric, of n items or n parts, from rows of the items, and their number; None if nothing does.
+    """The function that computes the metric from rows of the items, and the number of rows; None if there is none.
 
-    The rows of parts that are equally long may be of the same texts (languages): they are drawn together.
+    n is the number of items or of parts. Parts of equal length may have the same texts (languages), so their rows are
+    drawn together.
     """
     if metric == SPEARMAN and {"cosine", "score"} <= columns.keys() and n == len(columns["cosine"]):
         return spearman_score(np.array(columns["cosine"]), np.array(columns["score"])), n
@@ -196,7 +197,7 @@ def item_score(columns: dict[str, list], metric: str, n: int) -> tuple[Score | N
 
 
 def mean_of_parts(line: Line, samples: dict[Key, Sample]) -> np.ndarray | None:
-    """[r]: resamples of a plain mean over the task's parts, each drawn by itself; None if the score is no such mean."""
+    """Resamples of a plain mean over the task's parts, each drawn separately; None if the score is no such mean."""
     wanted = (line.key.base, line.split, line.metric.removesuffix("_mean"))
     parts = [one for key, one in samples.items() if key.part and (key.base, key.split, key.metric) == wanted]
     if line.key.part or not parts or any(one.values is None for one in parts):
@@ -206,7 +207,7 @@ def mean_of_parts(line: Line, samples: dict[Key, Sample]) -> np.ndarray | None:
 
 
 def differing_items(runs: list[Run], key: Key, notices: dict[str, None]) -> list[bool]:
-    """Of each run: were other items scored than in the first run? What differs goes into `notices`."""
+    """For each run, whether it scored other items than the first run. Differences are added to `notices`."""
     differing = []
     for run in runs:
         reason = ""
@@ -222,7 +223,7 @@ def differing_items(runs: list[Run], key: Key, notices: dict[str, None]) -> list
 
 
 def difference_of_items(first: dict[str, list], second: dict[str, list]) -> str:
-    """"" if both are scores of the same sentences or queries, else what differs."""
+    """An empty text if both are scores of the same sentences or queries, else what differs."""
     for name in (name for name in first if name in second):
         own, other = first[name], second[name]
         if len(own) != len(other):
@@ -235,7 +236,7 @@ def difference_of_items(first: dict[str, list], second: dict[str, list]) -> str:
 
 
 class Progress(NamedTuple):
-    """A score while training, x 100 as metrics.jsonl has it."""
+    """A score of a training, x 100 as in metrics.jsonl."""
 
     first: tuple[int, float]  # step, value
     best: tuple[int, float]
@@ -269,7 +270,7 @@ def compare_trainings(runs: list[Run], resamples: int) -> tuple[dict[str, list[P
 
 
 def training_items(run: Run, name: str, step: int) -> dict[str, list]:
-    """What the details of a step hold for a score of metrics.jsonl, as columns like those of results.items.json.gz."""
+    """The details of a step for a score of metrics.jsonl, as columns like those of results.items.json.gz."""
     details = read_details(run, step)
     if name == "sts_spearman" and "sts_cosines" in details:
         return {"cosine": details["sts_cosines"].tolist(), "score": details["sts_human_scores"].tolist()}
@@ -287,7 +288,7 @@ class Outlier(NamedTuple):
 
 
 def outliers(columns: dict[str, list], number: int) -> list[Outlier]:
-    """The pairs whose ranks by people and by the model, from the most similar pair on, differ most."""
+    """The pairs whose ranks by human score and by the model's cosine differ most."""
     human, model = (average_ranks(-np.array(columns[name])) for name in ("score", "cosine"))
     worst = np.argsort(-np.abs(human - model), kind="stable")[:number]
     return [Outlier(int(row), round(human[row]), round(model[row])) for row in worst]

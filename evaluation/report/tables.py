@@ -1,4 +1,4 @@
-"""The tables of a report as HTML. Whatever comes from files is escaped here."""
+"""The tables of a report as HTML. All text that comes from files is escaped here."""
 
 import html
 import statistics
@@ -34,7 +34,7 @@ def table(header: Iterable[str], rows: Iterable[Iterable[str]], kind: str = "") 
 
 
 def text(value: str) -> str:
-    """An escaped text, cut where it is very long."""
+    """An escaped text, cut if it is very long."""
     return html.escape(value if len(value) <= CUT else value[:CUT] + " ...")
 
 
@@ -68,7 +68,7 @@ def scores_table(comparison: Comparison, names: list[str]) -> str:
 
 
 def published_figure(model: Published, row: Row) -> str:
-    """The model's score on the row's task, or its mean where it has all seven; empty if it is not published."""
+    """The model's score on the row's task, or its mean of the seven; empty if that was not published."""
     if row.key.split != "test" or row.key.metric != SPEARMAN:
         return ""
     scores = model.scores
@@ -82,7 +82,7 @@ def row_title(row: Row) -> str:
 
 
 def score(cell: Cell | None, row: Row, index: int) -> str:
-    """Value, n and interval; below it the difference to the first run, marked where its interval excludes 0."""
+    """Value, n and interval; below them the difference to the first run, marked if its interval excludes 0."""
     if cell is None:
         return ""
     digits = decimals(row.key.metric)
@@ -113,7 +113,7 @@ def averages_table() -> str:
 
 
 def other_tables(comparison: Comparison, names: list[str]) -> str:
-    """An expandable table a task: its parts and its further metrics."""
+    """One expandable table per task: its parts and its further metrics."""
     blocks = []
     for task, rows in comparison.others.items():
         body = [[row_title(row), *(score(cell, row, index) for index, cell in enumerate(row.cells))] for row in rows]
@@ -123,7 +123,7 @@ def other_tables(comparison: Comparison, names: list[str]) -> str:
 
 
 def training_table(progress: dict[str, list[Progress | None]], names: list[str]) -> str:
-    """The last score of each run, and where it began and was best."""
+    """The last score of each run, with its first and its best one."""
     body = []
     for name, of_runs in progress.items():
         row = Row(Key("training", "", name), [one and one.cell for one in of_runs])
@@ -139,7 +139,7 @@ def steps(progress: Progress, name: str) -> str:
 
 
 def outliers_table(task: tuple[str, str, str], runs: list[Run], names: list[str]) -> str:
-    """The pairs of an entry of Run.items whose ranks by people and by the model differ most, those of each run."""
+    """For each run, the pairs of an entry of Run.items whose ranks by people and by the model differ most."""
     rows = []
     for run, name in zip(runs, names):
         columns = run.items[task]
@@ -154,7 +154,7 @@ def outliers_table(task: tuple[str, str, str], runs: list[Run], names: list[str]
 
 
 def neighbours_table(runs: list[Run], names: list[str]) -> str:
-    """A row a text, a column a run: its nearest texts among the sample. What most runs have comes first."""
+    """One row per text, one column per run: the nearest texts in the sample. Texts that most runs have come first."""
     nearest = [{example["text"]: example["nearest"] for example in run.texts["neighbours"]} for run in runs]
     rows, queries = [], dict.fromkeys(query for of_run in nearest for query in of_run)
     for query in sorted(queries, key=lambda query: -sum(query in of_run for of_run in nearest)):
@@ -165,7 +165,7 @@ def neighbours_table(runs: list[Run], names: list[str]) -> str:
 
 
 def speed_table(runs: list[Run], names: list[str]) -> str:
-    """Seconds of each task in each run, and of all; of trainings the median rate."""
+    """Seconds of each task and of all tasks in each run; the median rate of trainings."""
     seconds = [run.seconds() for run in runs]
     rows = [[html.escape(task), *(f"{of_run[task]:,.2f}" if task in of_run else "" for of_run in seconds)]
             for task in dict.fromkeys(task for of_run in seconds for task in of_run)]

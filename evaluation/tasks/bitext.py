@@ -1,9 +1,9 @@
-"""Files of sentences and their translations: NTREX-128 and Tatoeba, as JSON lines or as the plain text published.
+"""Files of sentences and their translations: NTREX-128 and Tatoeba, as JSON lines or as the published plain text.
 
-NTREX-128 (Federmann et al. 2022) is the 1,997 English sentences of newstest2019 in 128 languages; Tatoeba, as LASER has
-it (Artetxe and Schwenk 2019), up to 1,000 sentences in each of 112 languages, each with English sentences of its own.
+NTREX-128 (Federmann et al. 2022) has the 1,997 English sentences of newstest2019 in 128 languages. Tatoeba, in LASER's
+version (Artetxe and Schwenk 2019), has up to 1,000 sentences in each of 112 languages, with their English translations.
 
-Legend: m = rows of a language.
+Legend: n = rows of a language.
 """
 
 import functools
@@ -14,7 +14,7 @@ from collections.abc import Sequence
 from typing import NamedTuple
 
 from evaluation.files.lines import aligned_lines, all_lines, check_text, json_objects
-from evaluation.task import MissingData
+from evaluation.task import MissingData, data_folder
 from flags import nearest
 
 COMPLETE = {"ntrex": (128, 128 * 1997), "tatoeba": (112, 88877)}  # languages and pairs of the published sets
@@ -37,24 +37,23 @@ ISO_639_1 = dict(pair.split(":") for pair in (  # noqa: SIM905
 class Bitext(NamedTuple):
     """One language: row i of either list is the translation of row i of the other."""
 
-    sources: list[str]  # m, in English
-    translations: list[str]  # m
+    sources: list[str]  # n, in English
+    translations: list[str]  # n
 
 
 def read_bitexts(data_dir: str, name: str, languages: Sequence[str] = ()) -> dict[str, Bitext]:
-    """{language: its rows} of the task `name`, ntrex or tatoeba, in the languages given (empty: all there are).
+    """{language: its rows} of the task `name`, ntrex or tatoeba, in the given languages (empty: all).
 
-    Read is the first of these in data_dir/multilingual and then in data_dir itself: ntrex128.jsonl[.gz], a JSON object
-    a line of "id", "eng" and every other language by its code, or tatoeba_v1.jsonl[.gz], {"lang", "text", "eng"} a
-    line; the plain text, a sentence a line, in the folder NTREX-128 or tatoeba/v1 or without such a folder.
+    Reads the first of these that exists in data_dir/multilingual, then in data_dir itself: ntrex128.jsonl[.gz], one
+    JSON object per line with "id", "eng" and every other language by its code, or tatoeba_v1.jsonl[.gz], one {"lang",
+    "text", "eng"} per line; the plain text, one sentence per line, in the folder NTREX-128 or tatoeba/v1 or without it.
 
-    Raises ValueError naming file:line for a line that is no such object, a text that is missing or empty and files of
-    unequal length; and for a language that is not there.
+    Raises ValueError naming file:line for a line that is not such an object, a text that is missing or empty and files
+    of unequal length; and for a language that the files do not have.
     """
-    if not pathlib.Path(data_dir or ".").is_dir():
-        raise ValueError(f"--data_dir={data_dir} is not a folder")
+    root = data_folder(data_dir)
     read_lines, find_files = {"ntrex": (_ntrex_lines, _ntrex_files), "tatoeba": (_tatoeba_lines, _tatoeba_files)}[name]
-    for folder in (pathlib.Path(data_dir, "multilingual"), pathlib.Path(data_dir)):
+    for folder in (root / "multilingual", root):
         for path in (folder / JSON_FILES[name], folder / f"{JSON_FILES[name]}.gz"):
             if path.is_file():
                 return _chosen(read_lines(path), languages, path)
@@ -62,7 +61,7 @@ def read_bitexts(data_dir: str, name: str, languages: Sequence[str] = ()) -> dic
             if files := find_files(place):
                 return _read_plain(_chosen(files, languages, place))
     raise MissingData(f"--suite={name}: --data_dir={data_dir} has no {JSON_FILES[name]}, {JSON_FILES[name]}.gz or "
-                     f"{FOLDERS[name]}, neither in multilingual nor itself")
+                      f"{FOLDERS[name]}, nor has its folder multilingual")
 
 
 def _chosen(by_language: dict, languages: Sequence[str], path: pathlib.Path) -> dict:
@@ -75,7 +74,7 @@ def _chosen(by_language: dict, languages: Sequence[str], path: pathlib.Path) -> 
 
 
 def _nearest_code(language: str, codes: list[str]) -> str:
-    """The code in a file that is most like a two-letter code or a misspelt one; "" if none is near."""
+    """The code in the files that is nearest to a two-letter or misspelt code; "" if none is near."""
     wanted = ISO_639_1.get(language[:2].lower(), language.lower()) if len(language) < 6 else language.lower()
     beginning = [code for code in codes if code.lower().startswith(wanted)]
     return beginning[0] if beginning else nearest(wanted, codes)

@@ -1,6 +1,6 @@
-"""Retrieval among held-out pairs: does a text find the text that it is paired with among all texts of the pairs?
+"""Retrieval among held-out pairs: does the first text of a pair find the second one among those of all pairs?
 
-Legend: n = pairs, c = candidates, d = embedding width.
+Legend: n = pairs, M = candidates, D = embedding width.
 """
 
 import functools
@@ -31,7 +31,7 @@ def read_pairs(path: str | pathlib.Path) -> list[tuple[str, str]]:
     """Reads (query, paired text) from a .jsonl or .jsonl.gz file in any training format (data/formats.py).
 
     The paired text of a line is its first positive; a set gives its first two texts. Raises ValueError naming file:line
-    for a line in none of the training formats and for an empty text.
+    for a line that is in none of the training formats and for an empty text.
     """
     pairs = []
     for place, line in numbered_lines(path):
@@ -47,17 +47,17 @@ def read_pairs(path: str | pathlib.Path) -> list[tuple[str, str]]:
 def paired_ranks(queries: np.ndarray, candidates: np.ndarray, paired: np.ndarray) -> np.ndarray:
     """rank_i = number of candidates whose cosine with query i is at least that of candidate paired_i, itself included.
 
-    Ties are pessimistic: another candidate that is equally near ranks before the paired one.
+    Ties are pessimistic: an equally near candidate ranks before the paired one.
 
     Args:
-        queries: [n, d] float32 of unit length.
-        candidates: [c, d] float32 of unit length, distinct texts.
+        queries: [n, D] float32 of unit length.
+        candidates: [M, D] float32 of unit length, distinct texts.
         paired: [n] int, row of each query's paired text in `candidates`.
     """
     ranks = np.empty(len(queries), np.int64)
     for start in range(0, len(queries), QUERY_BLOCK):
         block = slice(start, start + QUERY_BLOCK)
-        cosines = queries[block] @ candidates.T  # [QUERY_BLOCK, c]
+        cosines = queries[block] @ candidates.T  # [QUERY_BLOCK, M]
         own = np.take_along_axis(cosines, paired[block, None], axis=1)
         ranks[block] = (cosines >= own).sum(axis=1)
     return ranks

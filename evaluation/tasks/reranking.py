@@ -1,10 +1,10 @@
 """Reranking: are a query's positive candidates nearer to it than its negative ones (cosine)?
 
-AskUbuntu (Lei et al., 2016): titles only; the candidates that BM25 found, of which annotators judged some similar.
-SciDocs (Cohan et al., 2020): the mean of four MAPs. Both follow the protocol of the tables that SCT publishes; other
-files, such as StackOverflow duplicates, that of sentence-transformers' RerankingEvaluator.
+AskUbuntu (Lei et al., 2016): only titles are compared. The candidates were found by BM25, and annotators judged which
+are similar. SciDocs (Cohan et al., 2020): the mean of four MAPs. Both follow the protocol of SCT's published tables.
+Other files, such as StackOverflow duplicates, follow that of sentence-transformers' RerankingEvaluator.
 
-Legend: q = queries, t = candidates of all queries together, d = embedding width.
+Legend: Q = queries, M = candidates of all queries together, D = embedding width.
 """
 
 import functools
@@ -33,14 +33,14 @@ class Query(NamedTuple):
 
 
 class RerankingScores(NamedTuple):
-    average_precisions: np.ndarray  # [q] float64, in [0, 1]
-    reciprocal_ranks: np.ndarray  # [q] float64, 0 where no positive is among the first ten
+    average_precisions: np.ndarray  # [Q] float64, in [0, 1]
+    reciprocal_ranks: np.ndarray  # [Q] float64, 0 if no positive is among the first ten
 
 
 def read_task(data_dir: str, name: str, split: str) -> Task:
     """askubuntu, from its original files in DIR/askubuntu or DIR; or scidocs, from JSON lines in DIR/scidocs.
 
-    SciDocs' parts are NAME/SPLIT.jsonl[.gz], or NAME.jsonl[.gz] for test. Raises ValueError for what is missing.
+    SciDocs' parts are NAME/SPLIT.jsonl[.gz], or NAME.jsonl[.gz] for test. Raises MissingData if a file is missing.
     """
     if name == "scidocs":
         folder = pathlib.Path(data_dir, "scidocs")
@@ -69,11 +69,11 @@ def _existing(folder: pathlib.Path, names: list[str], need: str) -> pathlib.Path
 
 
 def read_queries(path: str | pathlib.Path) -> list[Query]:
-    """Reads {"query": text, "positive": [texts], "negative": [texts]} a line, from .jsonl or .jsonl.gz; other keys are
-    free to use.
+    """Reads one {"query": text, "positive": [texts], "negative": [texts]} per line, from .jsonl or .jsonl.gz.
 
-    Queries without positives or without negatives are left out, as in sentence-transformers' RerankingEvaluator, and
-    their number logged. Raises ValueError naming file:line for a line that is not of this form and for an empty text.
+    Other keys are ignored. Queries without positives or without negatives are left out, as in sentence-transformers'
+    RerankingEvaluator, and their number is logged. Raises ValueError naming file:line for a line that is not of this
+    form and for an empty text.
     """
     queries = [_query(value, place) for place, value in json_objects(path)]
     kept = [query for query in queries if query.positives and query.negatives]
@@ -100,8 +100,9 @@ def read_askubuntu(folder: pathlib.Path, split: str) -> list[Query]:
     """Reads SPLIT.txt (query id, similar ids, candidate ids, their BM25 scores; tab-separated, lists by spaces) and the
     titles of its questions from text_tokenized.txt[.gz] (id, title, body).
 
-    Queries with no similar candidate are left out, as published, and their number logged. Raises ValueError naming
-    file:line for a wrong number of columns or scores, a repeated id, one without a text, and an empty title.
+    Queries without a similar candidate are left out, as in the published figures, and their number is logged. Raises
+    ValueError naming file:line for a wrong number of columns or scores, a repeated id, an id without a text, and an
+    empty title.
     """
     path = _existing(folder, [f"{split}.txt"], f"--suite=askubuntu needs the split {split!r}")
     text_path = _existing(folder, ["text_tokenized.txt.gz", "text_tokenized.txt"], "--suite=askubuntu needs the texts")
@@ -121,7 +122,7 @@ def read_askubuntu(folder: pathlib.Path, split: str) -> list[Query]:
         lost += len(similar) - len(positives)
         if positives:
             queries.append(Query(titles[query], positives, [titles[i] for i in candidates if i not in similar]))
-    log_left_out(path, lost, "similar questions that are no candidates")
+    log_left_out(path, lost, "similar questions that are not candidates")
     log_left_out(path, len(lines) - len(queries), "without a similar candidate")
     if not queries:
         raise ValueError(f"{path} has no query with a similar candidate; it has {len(lines)} lines")
@@ -143,7 +144,7 @@ def _parse_ids(line: str, place: str) -> tuple[str, list[str], list[str]]:
 
 
 def _read_titles(path: pathlib.Path, places: dict[str, str]) -> dict[str, str]:
-    """{id: title} of the ids in `places`, which says what line needs each."""
+    """{id: title} of the ids in `places`, which names the line that needs each."""
     titles: dict[str, str] = {}
     for place, line in numbered_lines(path):
         fields = line.split("\t")
@@ -173,13 +174,13 @@ def evaluate_reranking(encode: EncodeFunction, queries: list[Query]) -> Rerankin
     query_rows = np.array([row_of[query.text] for query in queries])
     candidates = np.array([row_of[text] for query in queries for text in (*query.positives, *query.negatives)])
     counts = np.array([[len(query.positives), len(query.negatives)] for query in queries])
-    numbers = np.repeat(np.arange(len(queries)), counts.sum(1))  # [t]: the query of each candidate
-    relevant = np.repeat(np.tile([True, False], len(queries)), counts.reshape(-1))  # [t]
+    numbers = np.repeat(np.arange(len(queries)), counts.sum(1))  # [M]: the query of each candidate
+    relevant = np.repeat(np.tile([True, False], len(queries)), counts.reshape(-1))  # [M]
     cosines = np.empty(len(candidates))
     for start in range(0, len(candidates), CANDIDATE_BLOCK):
         block = slice(start, start + CANDIDATE_BLOCK)
         cosines[block] = np.einsum(
-            "td,td->t", embeddings[query_rows[numbers[block]]], embeddings[candidates[block]], dtype=np.float64)
+            "md,md->m", embeddings[query_rows[numbers[block]]], embeddings[candidates[block]], dtype=np.float64)
     return RerankingScores(
         average_precisions(numbers, relevant, cosines), reciprocal_ranks(numbers, relevant, cosines))
 
@@ -191,7 +192,7 @@ def _task(name: str, split: str, parts: dict[str, list[Query]]) -> Task:
 
 
 def _score(embedder: "Embedder", name: str, split: str, parts: dict[str, list[Query]]) -> Scores:
-    """Of several parts, the mean of their MAPs first, then each."""
+    """The scores of each part; if there are several, the mean of their MAPs comes first."""
     results, items = [], {"map": [], "mrr@10": [], "query": [], "part": []}
     for part, queries in parts.items():
         scores = evaluate_reranking(embedder, queries)

@@ -1,13 +1,13 @@
 """Retrieval as in BEIR (Thakur et al. 2021): do the queries find the documents that were judged relevant for them?
 
 A BEIR folder holds corpus.jsonl (one {"_id", "title", "text"} per line), queries.jsonl ({"_id", "text"}) and
-qrels/SPLIT.tsv (evaluation/files/qrels.py says in which forms); each may be gzipped. The corpus is read three times: to
-check it, to embed it window by window, and to look up the ids of the documents found. It is never held in memory; the
-queries and judgements of the split are.
+qrels/SPLIT.tsv (evaluation/files/qrels.py lists its forms); each may be gzipped. The corpus is read three times: to
+check it, to embed it window by window, and to look up the ids of the documents found. Only the queries and judgements
+of the split are held in memory, never the corpus.
 
-As in trec_eval, a judged document that the corpus lacks counts as one that is never found.
+As in trec_eval, a judged document that the corpus lacks counts as not found.
 
-Legend: Q = queries, d = embedding width.
+Legend: Q = queries, D = embedding width.
 """
 
 import array
@@ -87,9 +87,9 @@ def read_queries(path: pathlib.Path, qrels: Qrels) -> dict[str, str]:
 
 
 def check_documents(path: pathlib.Path, gains: Qrels) -> int:
-    """Number of documents of the corpus, after one pass over it that holds the judged ids and 8 bytes per document.
+    """Number of documents of the corpus. One pass over it keeps the judged ids and 8 bytes per document in memory.
 
-    Judged documents that the corpus lacks are counted and logged: they are never found, as in trec_eval. Raises
+    Judged documents that the corpus lacks are counted and logged; as in trec_eval, they count as not found. Raises
     ValueError naming file:line for a duplicate id, and naming the file if it has none of the judged documents.
     """
     judged = {document for of_query in gains.values() for document in of_query}
@@ -104,8 +104,8 @@ def check_documents(path: pathlib.Path, gains: Qrels) -> int:
                          "and qrels belong together?")
     if missing:
         count = sum(document in missing for of_query in gains.values() for document in of_query)
-        logging.warning("%s lacks %d of %d judged documents, %r for one: their %d judgements count as documents that "
-                        "are never found", path, len(missing), len(judged), min(missing), count)
+        logging.warning("%s lacks %d of %d judged documents, such as %r: the documents of their %d judgements count "
+                        "as not found", path, len(missing), len(judged), min(missing), count)
     if empty:
         logging.info("%s: %d of %d documents have neither title nor text: embedded as the empty text",
                      path, empty, len(hashes))
@@ -137,11 +137,11 @@ def _qrels_file(folder: pathlib.Path, split: str) -> pathlib.Path:
         if (folder / name).is_file():
             return folder / name
     there = ", ".join(sorted(file.name for file in folder.glob("*"))) or "nothing"
-    raise ValueError(f"--retrieval={folder.parent}: qrels has no {names[0]} for --split={split}; it has {there}")
+    raise ValueError(f"--retrieval={folder.parent}: qrels/ has no {names[0]} for --split={split}; it has {there}")
 
 
 def read_data(folder: str, split: str) -> RetrievalData:
-    """Reads and checks one split of a BEIR folder; ValueError naming the file, and mostly the line, of a fault."""
+    """Reads and checks one split of a BEIR folder; ValueError naming the file, and usually the line, of a fault."""
     root = pathlib.Path(folder)
     corpus, queries, path = _jsonl(root, "corpus"), _jsonl(root, "queries"), _qrels_file(root / "qrels", split)
     qrels = read_qrels(path)
@@ -165,14 +165,14 @@ def read_task(folder: str, split: str) -> Task:
 def retrieve(embedder: "Embedder", data: RetrievalData, depth: int = DEPTH) -> dict[str, dict[str, float]]:
     """Cosines of the `depth` nearest documents of each query: query id -> document id -> cosine.
 
-    As BEIR does, a document with the id of the query is left out: where questions are the corpus, it is the query. The
-    model's prompts are put before queries and documents.
+    As in BEIR, a document with the id of the query is left out: if the corpus consists of questions, it is the query
+    itself. The model's prompts are put before queries and documents.
     """
     import jax
 
     from inference.search import exact_search, window_rows
 
-    queries = unit_embeddings(  # [Q, d]
+    queries = unit_embeddings(  # [Q, D]
         embedder.prompted, [embedder.prompts.query + text for text in data.queries.values()])
     rows = window_rows(data.num_documents, jax.process_count())
     scores, documents = exact_search(queries, depth + 1, _embedded_windows(embedder, data, rows), rows)
@@ -184,13 +184,13 @@ def retrieve(embedder: "Embedder", data: RetrievalData, depth: int = DEPTH) -> d
         identical += hits.pop(query, None) is not None
         found[query] = dict(itertools.islice(hits.items(), depth))
     if identical:
-        logging.info("%s: %d of %d queries found a document with their own id, which is left out, as BEIR does",
+        logging.info("%s: %d of %d queries found a document with their own id; it is left out, as in BEIR",
                      data.corpus.parent, identical, len(found))
     return found
 
 
 def _embedded_windows(embedder: "Embedder", data: RetrievalData, rows: int) -> Iterator[tuple[int, np.ndarray]]:
-    """(number of its first document, embeddings [<= rows, d] of unit length) of this process's windows."""
+    """(index of its first document, embeddings [<= rows, D] of unit length) of this process's windows."""
     import jax
 
     encode = functools.partial(embedder.encoder.encode, prompt_name="", normalize=True)

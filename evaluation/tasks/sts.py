@@ -1,22 +1,23 @@
 """Semantic textual similarity: correlation of the cosines of pairs of sentences with human scores.
 
-The published figure is Spearman's over all pairs of a task: for STS12 to STS16 over those of all parts of a year at
-once ("all", as in SimCSE and SCT). The mean over the parts is given beside it, under its own name. The parts of a
-cross-lingual set are languages: each is scored alone, and the mean over them comes first. All x 100.
+The published figure is Spearman's correlation over all pairs of a task; for STS12 to STS16 over all parts of a year at
+once ("all", as in SimCSE and SCT). The mean over the parts is reported beside it, under its own name. The parts of a
+cross-lingual set are languages: each is scored separately, and the mean over them comes first. All x 100.
 
 Files: evaluation/files/sts_files.py; where they are found: evaluation/files/sts_places.py.
 
-Legend: n = pairs, d = embedding width.
+Legend: n = pairs, D = embedding width.
 """
 
 import functools
+from collections.abc import Sequence
 from typing import TYPE_CHECKING, NamedTuple
 
 import numpy as np
 from absl import logging
 
 from evaluation.files.sts_files import StsPair
-from evaluation.files.sts_files import read_sts as read_sts  # those who score one file import both from here
+from evaluation.files.sts_files import read_sts as read_sts  # for callers that score one file
 from evaluation.files.sts_places import StsSet, read_set
 from evaluation.measures.correlation import pearson, spearman
 from evaluation.task import Result, Scores, Task
@@ -47,18 +48,18 @@ def pair_cosines(encode: EncodeFunction, pairs: list[StsPair]) -> np.ndarray:
     return np.einsum("nd,nd->n", embeddings[:len(pairs)], embeddings[len(pairs):], dtype=np.float64)
 
 
-def read_task(data_dir: str, name: str, split: str) -> Task:
-    """The task `name` as found in data_dir; its results are those of score_set."""
-    sts_set = read_set(data_dir, name, split)
+def read_task(data_dir: str, name: str, split: str, other_suites: Sequence[str] = ()) -> Task:
+    """The task `name` as found in data_dir (see read_set); its results are those of score_set."""
+    sts_set = read_set(data_dir, name, split, other_suites)
     texts = [text for pairs in sts_set.parts.values() for pair in pairs for text in pair[:2]]
     return Task(name, texts, functools.partial(score_set, sts_set=sts_set))
 
 
 def score_set(embedder: "Embedder", sts_set: StsSet) -> Scores:
-    """Over all pairs, then the mean over the parts, then the parts; of a set by language not over all pairs.
+    """Scores over all pairs (unless the parts are languages), then the mean over the parts, then the parts.
 
-    A part that has no correlation (constant scores, one pair) is left out with a warning, and then there is no mean.
-    ValueError if nothing is left.
+    A part without a correlation (constant scores, one pair) is left out with a warning, and then there is no mean.
+    Raises ValueError if nothing is left.
     """
     name, split = sts_set.name, sts_set.split
     pairs = [pair for part in sts_set.parts.values() for pair in part]
@@ -88,7 +89,7 @@ def _scores_of_parts(
         try:
             of_parts += correlations(f"{name}:{part}", split, cosines[rows], human_scores[rows])
         except ValueError as error:
-            logging.warning("%s:%s has no score, so that there is no mean over the parts: %s", name, part, error)
+            logging.warning("%s:%s has no score, so there is no mean over the parts: %s", name, part, error)
             failed[part] = error
     if not of_parts:
         raise ValueError(f"no part has a score; the first, {next(iter(failed))}: {next(iter(failed.values()))}")
@@ -102,14 +103,14 @@ def _means(name: str, split: str, results: list[Result]) -> list[Result]:
 
 
 def mean_of_seven(results: list[Result]) -> Result | None:
-    """Mean of the cosine_spearman of the SEVEN, as published; of two to six under a name that says so; else None."""
+    """Mean cosine_spearman of the SEVEN, as published; of two to six under a name that says so; of fewer None."""
     values = {result.task: result for result in results if result.task in SEVEN and result.metric == "cosine_spearman"}
     if len(values) < 2:
         return None
     name = "sts_mean"
     if missing := [task for task in SEVEN if task not in values]:
         name = f"sts_mean_of_{len(values)}"
-        logging.warning("%s is no published mean: it lacks %s", name, ", ".join(missing))
+        logging.warning("%s is not the published mean: it lacks %s", name, ", ".join(missing))
     split = next(iter(values.values())).split
     mean = float(np.mean([result.value for result in values.values()]))
     return Result(name, split, "cosine_spearman", mean, len(values))

@@ -2,12 +2,12 @@
 
     accuracy of argmax softmax(f(u, v) W + b) on test
 
-with f = [|u-v|, u*v] for SICK-E and [u, v, u*v, |u-v|] for SNLI, and u, v the embeddings as the model gives them: of
-unit length if it normalises. W and b are fitted on train with each C (l2 strength 1 / C) in STRENGTHS; the accuracy on
-dev chooses, of equal ones the smallest C. Features and grid are those of SentEval (Conneau and Kiela, 2018), which
-itself has no penalty for SNLI; the tables that SCT publishes choose it there too.
+with f = [|u-v|, u*v] for SICK-E and [u, v, u*v, |u-v|] for SNLI. u and v are the embeddings as the model gives them: of
+unit length if it normalises. W and b are fitted on train with each C (l2 strength 1 / C) in STRENGTHS. The accuracy on
+dev selects C, the smallest if several are equal. Features and grid are those of SentEval (Conneau and Kiela, 2018).
+SentEval has no penalty for SNLI; SCT's published tables select it there too.
 
-Legend: n = pairs of a split, d = embedding width.
+Legend: n = pairs of a split, D = embedding width.
 """
 
 import functools
@@ -18,7 +18,7 @@ import numpy as np
 from absl import logging
 
 from evaluation.files.lines import aligned_lines, log_left_out, table_rows
-from evaluation.task import MissingData, Result, Scores, Task
+from evaluation.task import MissingData, Result, Scores, Task, data_folder
 from inference.embedding import EncodeFunction, embeddings_of, unit_length
 
 if TYPE_CHECKING:
@@ -27,7 +27,7 @@ if TYPE_CHECKING:
 
 TASKS = ("sicke", "snli")
 LABELS = ("entailment", "neutral", "contradiction")
-NO_MAJORITY = "-"  # SNLI's label where the annotators did not agree
+NO_MAJORITY = "-"  # SNLI's label if the annotators did not agree
 WITHOUT_MAJORITY = f"pairs without a majority label ({NO_MAJORITY})"
 SPLITS = ("train", "dev", "test")
 STRENGTHS = tuple(2.0 ** power for power in range(-2, 4))
@@ -47,11 +47,11 @@ class LabelledPair(NamedTuple):
 
 class TransferScores(NamedTuple):
     correct: np.ndarray  # [n] bool, each pair of test
-    dev_accuracy: float  # in [0, 1], of the chosen strength; cross-validated where there is no train split
+    dev_accuracy: float  # in [0, 1], of the chosen strength; cross-validated if there is no train split
     strength: float  # the chosen C
 
 
-def sicke_features(u: Any, v: Any) -> list[Any]:  # numpy or JAX arrays [m, d]
+def sicke_features(u: Any, v: Any) -> list[Any]:  # numpy or JAX arrays [n, D]
     return [abs(u - v), u * v]
 
 
@@ -65,10 +65,10 @@ FEATURES = {"sicke": sicke_features, "snli": snli_features}
 def read_task(data_dir: str, name: str) -> Task:
     """sicke or snli, from SentEval's folder (DIR[/downstream]/SICK or SNLI) or else from a table in DIR[/eval].
 
-    A table of SNLI without a train split gives the task snli_fit_on_dev: the probe is fitted on dev, with the strength
-    chosen by cross-validation there. That is not the column of the published tables, whose probe sees 550,000 pairs.
-    Raises ValueError naming file:line for a wrong number of columns or lines, an unknown label and an empty sentence;
-    and for a data_dir without the data set, and a split without one of the labels.
+    A table of SNLI without a train split gives the task snli_fit_on_dev: the probe is fitted on dev, and
+    cross-validation there selects the strength. This does not compare with the published tables, whose probe sees
+    550,000 pairs. Raises ValueError naming file:line for a wrong number of columns or lines, an unknown label and an
+    empty sentence; and for a data_dir without the data set, and a split without one of the labels.
     """
     splits = _read_splits(data_dir, name)
     for split, pairs in splits.items():
@@ -79,7 +79,7 @@ def read_task(data_dir: str, name: str) -> Task:
     task = name
     if "train" not in splits:
         task = f"{name}_fit_on_dev"
-        logging.info("%s has no train split here: %s fits its probe on the %d pairs of dev, not as published",
+        logging.info("%s has no train split: %s fits its probe on the %d pairs of dev, unlike the published figures",
                      name, task, len(splits["dev"]))
     texts = [text for pairs in splits.values() for pair in pairs for text in pair[:2]]
     return Task(task, texts, functools.partial(_score, name=task, splits=splits, features=FEATURES[name]))
@@ -98,11 +98,11 @@ def _score(embedder: "Embedder", name: str, splits: dict[str, list[LabelledPair]
 def evaluate_transfer(
     encode: EncodeFunction, splits: dict[str, list[LabelledPair]], features: "Features", normalize: bool
 ) -> TransferScores:
-    """Fits a probe with each strength, chooses on dev, scores on test.
+    """Fits a probe with each strength, selects one on dev and scores it on test.
 
     Args:
-        splits: train, dev and test; without train the probe learns from dev, and FOLDS-fold cross-validation chooses.
-        features: u, v -> arrays [n, d], side by side.
+        splits: train, dev and test; without train the probe learns from dev, and FOLDS-fold cross-validation selects.
+        features: u, v -> arrays [n, D], side by side.
         normalize: divide the embeddings by their lengths first.
     """
     from evaluation.measures.probe import fit, predict  # they need JAX
@@ -126,7 +126,7 @@ def evaluate_transfer(
 
 
 def premise_folds(pairs: list[LabelledPair]) -> np.ndarray:
-    """[n] int: the fold of each pair. Pairs with one sentence1 share a fold: SNLI has three hypotheses to a premise."""
+    """[n] int: the fold of each pair. Pairs of one sentence1 share a fold: SNLI has three hypotheses per premise."""
     numbers: dict[str, int] = {}
     return np.array([numbers.setdefault(pair.sentence1, len(numbers)) % FOLDS for pair in pairs])
 
@@ -141,7 +141,7 @@ def _embed(encode: EncodeFunction, pairs: list[LabelledPair], normalize: bool) -
 
 
 def _read_splits(data_dir: str, name: str) -> dict[str, list[LabelledPair]]:
-    root = pathlib.Path(data_dir or ".")
+    root = data_folder(data_dir)
     folders = [root / "downstream" / SENTEVAL_FOLDERS[name], root / SENTEVAL_FOLDERS[name]]
     tables = [folder / file for folder in (root / "eval", root) for file in TSV_FILES[name]]
     for folder in folders:

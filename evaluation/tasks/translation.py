@@ -1,10 +1,10 @@
-"""Bitext: does a text find its translation, and a translation its source, by the largest cosine?
+"""Bitext: is the nearest translation of a text, by cosine, its own, and the nearest source of a translation?
 
-Translation accuracy asks for the nearest text; the mean squared error, after distillation into further languages
-(Reimers and Gurevych 2020), for the teacher's embedding itself. Cross-lingual STS needs nothing of its own: it is an
-STS file (evaluation/tasks/sts.py) whose sentence2 is in another language.
+Translation accuracy counts how often. The mean squared error compares with a teacher's embeddings, after distillation
+into further languages (Reimers and Gurevych 2020). Cross-lingual STS is an STS file (evaluation/tasks/sts.py) whose
+sentence2 is in another language.
 
-Legend: n = rows of a file, m = rows that have a translation, d = embedding width.
+Legend: n = rows that have a translation, D = embedding width.
 """
 
 import functools
@@ -28,22 +28,22 @@ TASKS = tuple(COMPLETE)
 
 class ParallelTexts(NamedTuple):
     source_language: str
-    sources: list[str]  # n
-    translations: dict[str, list[str]]  # language -> n texts, "" where there is none
+    sources: list[str]  # one per row
+    translations: dict[str, list[str]]  # language -> one per row, "" if there is none
 
 
 class TranslationScores(NamedTuple):
     """Row by row."""
 
-    from_source: np.ndarray  # [m] float64: 1 where the source's nearest translation is its own, else 0
-    to_source: np.ndarray  # [m] float64: 1 where the translation's nearest source is its own, else 0
-    squared_errors: np.ndarray | None  # [m] float64: mean over dimensions; None without a teacher
+    from_source: np.ndarray  # [n] float64: 1 if the source's nearest translation is its own, else 0
+    to_source: np.ndarray  # [n] float64: 1 if the translation's nearest source is its own, else 0
+    squared_errors: np.ndarray | None  # [n] float64: mean over dimensions; None without a teacher
 
     def by_metric(self) -> dict[str, np.ndarray]:
-        """{metric: [m]}; the metric is the mean of its column.
+        """{metric: [n]}; the metric is the mean of its column.
 
-        translation_accuracy_from_source: each source looks for its translation among all translations, _to_source: each
-        translation for its source among all sources. translation_accuracy is the mean of both.
+        translation_accuracy_from_source: sources search for their translations among all translations. _to_source:
+        translations search for their sources among all sources. translation_accuracy is the mean of both.
         """
         columns = {
             "translation_accuracy": (self.from_source + self.to_source) / 2,
@@ -62,7 +62,7 @@ class TranslationScores(NamedTuple):
 
 
 def read_parallel(path: str | pathlib.Path) -> ParallelTexts:
-    """Reads a text and its translations a line: column 0 is the source language, each other column another one.
+    """Reads one text and its translations per line: column 0 is the source language, each other column another one.
 
     The file is .tsv or .tsv.gz, unquoted, with a header of language names; an empty cell is no translation.
     Raises ValueError naming file:line for a header without two different names, a wrong number of columns, an empty
@@ -93,7 +93,7 @@ def read_parallel(path: str | pathlib.Path) -> ParallelTexts:
 
 
 def squared_errors(targets: np.ndarray, embeddings: np.ndarray) -> np.ndarray:
-    """mean over dimensions of (target - embedding)^2, both [m, d] -> [m] float64; ValueError if their widths differ."""
+    """mean over dimensions of (target - embedding)^2, both [n, D] -> [n] float64; ValueError if their widths differ."""
     if targets.shape != embeddings.shape:
         raise ValueError(f"the teacher's embeddings are {targets.shape}, the student's {embeddings.shape}: "
                          "a mean squared error needs equal widths")
@@ -101,16 +101,16 @@ def squared_errors(targets: np.ndarray, embeddings: np.ndarray) -> np.ndarray:
 
 
 def found(queries: np.ndarray, candidates: np.ndarray, texts: list[str]) -> np.ndarray:
-    """[m] float64: 1 for the queries i for which candidate i has the largest cosine of all m candidates, else 0.
+    """[n] float64: 1 for the queries i for which candidate i has the largest cosine of all candidates, else 0.
 
-    Candidates of the same text are one candidate, so that finding any of them is correct; a tie with another
-    text is not. sentence-transformers' TranslationEvaluator takes the same text for correct too, but of a tie the first
-    row; LASER by default and MTEB want the very row, so that of equal texts all but one are errors.
+    Candidates with the same text count as one, so finding any of them is correct; a tie with another text is not.
+    sentence-transformers' TranslationEvaluator also accepts the same text, but breaks ties by the first row. LASER (by
+    default) and MTEB accept only the row itself, so that all but one of several equal texts are errors.
 
     Args:
-        queries: [m, d] float32 of unit length.
-        candidates: [m, d] float32 of unit length.
-        texts: the m candidates' texts.
+        queries: [n, D] float32 of unit length.
+        candidates: [n, D] float32 of unit length.
+        texts: the candidates' texts.
     """
     _, first_rows, paired = np.unique(np.array(texts, object), return_index=True, return_inverse=True)
     return (paired_ranks(queries, candidates[first_rows], paired) == 1).astype(np.float64)
@@ -119,10 +119,10 @@ def found(queries: np.ndarray, candidates: np.ndarray, texts: list[str]) -> np.n
 def compare(
     bitext: Bitext, sources: np.ndarray, translations: np.ndarray, targets: np.ndarray | None
 ) -> TranslationScores:
-    """Scores of one language, from embeddings [m, d] of its sources and translations and the teacher's of the sources.
+    """Scores of one language, from embeddings [n, D] of its sources and translations and the teacher's of the sources.
 
-    The squared error is between the teacher's embedding of the source and the model's of the translation, as they are
-    given; the published figures are of embeddings that are not normalised.
+    The squared error is between the given embeddings, the teacher's of the source and the model's of the translation.
+    The published figures are for embeddings that are not normalised.
     """
     unit_sources, unit_translations = unit_length(sources), unit_length(translations)
     return TranslationScores(
@@ -136,7 +136,7 @@ def evaluate_translations(
     encode: EncodeFunction, parallel: ParallelTexts, teacher: EncodeFunction | None = None
 ) -> dict[str, TranslationScores]:
     """Scores of each language of one file, whose sources are embedded once (see compare)."""
-    sources = embeddings_of(encode, parallel.sources)  # [n, d]
+    sources = embeddings_of(encode, parallel.sources)  # [rows, D]
     targets = embeddings_of(teacher, parallel.sources) if teacher else None
     scores = {}
     for language, texts in parallel.translations.items():
@@ -157,8 +157,8 @@ def read_task(path: str) -> Task:
 def read_suite_task(data_dir: str, name: str, languages: Sequence[str] = ()) -> Task:
     """The task ntrex or tatoeba (see evaluation.tasks.bitext.read_bitexts); with a teacher the error is scored too.
 
-    First stand the means over the languages, each language counting once however many rows it has. They are named
-    `name` if the set is the published one, every language and row; if not, say for three languages, `name`_mean_of_3.
+    The means over the languages come first; each language counts once, however many rows it has. They are called `name`
+    if the set is the published one, with every language and row, else for example `name`_mean_of_3.
     """
     bitexts = read_bitexts(data_dir, name, languages)
     texts = list(dict.fromkeys(text for bitext in bitexts.values() for texts in bitext for text in texts))

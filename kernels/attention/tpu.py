@@ -10,7 +10,7 @@ needs no transposing, sums over keys add registers, and every product is a plain
 register's 128 lanes. The heads of one register are done together: a head is selected by zeroing the lanes of the others
 in one operand of a product (a matrix unit pads to 128 anyway), or as rows of a transposed operand.
 
-Legend: r rows, L tokens per row, D hidden size, h heads, d = D / h, w lanes of a block of heads.
+Legend: r rows, L tokens per row, D hidden size, h heads, d = D / h.
 """
 
 import functools
@@ -46,7 +46,7 @@ def vmem_bytes(length: int, width: int, itemsize: int) -> int:
 
 
 def block_width(length: int, size: int, itemsize: int) -> int:
-    """w: the most lanes that fit, of those that divide the hidden size."""
+    """Lanes of a block of heads: the most that fit, of those that divide the hidden size."""
     widths = [width for width in range(LANES, size + 1, LANES) if size % width == 0]
     return max(width for width in widths if vmem_bytes(length, width, itemsize) <= VMEM_BYTES)
 

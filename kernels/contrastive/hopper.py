@@ -231,8 +231,7 @@ def _row_statistics(partial: dict[str, jax.Array], num_rows: int) -> tile.RowSta
 
 def _sides(queries, keys, labels: PairLabels | None):
     """labels.operand_sides of operands padded to whole tiles: in shared memory they lie in tiles of 8 x 64."""
-    queries, keys = (_pad(pad_width(operand), 0, 8) for operand in (queries, keys))
-    return operand_sides(queries, keys, labels)
+    return operand_sides(_pad(pad_width(queries), 0, 8), _pad(pad_width(keys), 0, 8), labels)
 
 
 def _pad(array, axis: int, multiple: int):

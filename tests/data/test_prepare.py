@@ -1,13 +1,11 @@
-"""prepare on files written by hand and real ones: what is in the shards, bad input, skipping, killing, full disks."""
+"""prepare on files written by hand and real ones: what is in the shards, bad input, skipping, full disks."""
 
 import gzip
 import json
 import os
 import pathlib
-import signal
 import subprocess
 import sys
-import time
 
 import numpy as np
 import pytest
@@ -285,51 +283,6 @@ def test_bad_flags(run_main, tmp_path, flag, wanted):
     assert done.returncode == 2 and wanted in done.stderr.splitlines()[-1]
 
 
-def test_killed_midway_then_the_same_command_completes(folders, model, processes):
-    """kill -9 at three moments: nothing half-written is taken for finished, and no worker process survives."""
-    source, out = folders
-    sizes = {"a.jsonl": 5_000, "b.jsonl": 5_000, "c.jsonl": 90_000}  # c is some seconds' work, in several blocks
-    for name, size in sizes.items():
-        write_lines(source / name, [[f"one cat {name} {i}", f"two dogs {i}"] for i in range(size)])
-    command = [sys.executable, "main.py", "prepare", f"--source_dir={source}", f"--tokenizer={model}",
-               f"--data_dir={out}", "--workers=2"]
-    moments = [out / "a.jsonl.partial", out / "a.jsonl" / "manifest.json", out / "c.jsonl.partial"]
-    for moment in moments:
-        process = processes.Popen(command, cwd=REPOSITORY, stderr=subprocess.DEVNULL, stdout=subprocess.DEVNULL)
-        while process.poll() is None and not moment.exists():
-            time.sleep(0.005)
-        workers = child_processes(process.pid)
-        process.send_signal(signal.SIGKILL)
-        assert process.wait() == -signal.SIGKILL and not (out / "manifest.json").exists()
-        for manifest in out.glob("*.jsonl/manifest.json"):
-            assert json.loads(manifest.read_text())["examples"] == sizes[manifest.parent.name]
-        assert_end(workers)
-    processes.run(command, cwd=REPOSITORY, check=True, capture_output=True)
-    assert not list(out.rglob("*.partial"))
-    for name, size in sizes.items():
-        reader = open_dataset(out, name)
-        assert len(reader) == size
-        assert reader.read([size - 1])[0].query.text_id == text_id(f"one cat {name} {size - 1}")
-
-
-def child_processes(pid: int) -> list[int]:
-    return [int(child) for child in pathlib.Path(f"/proc/{pid}/task/{pid}/children").read_text().split()]
-
-
-def assert_end(pids: list[int]) -> None:
-    deadline = time.monotonic() + 15
-    while alive := [pid for pid in pids if is_running(pid)]:
-        assert time.monotonic() < deadline, f"{alive} outlive the process that started them"
-        time.sleep(0.02)
-
-
-def is_running(pid: int) -> bool:
-    try:
-        return pathlib.Path(f"/proc/{pid}/stat").read_text().rsplit(")", 1)[1].split()[0] not in "ZX"
-    except FileNotFoundError:
-        return False
-
-
 def test_the_command_says_what_is_wrong_and_needs_no_jax(folders, model, run_main):
     source, out = folders
     (source / "a.jsonl").write_bytes(b"")
@@ -371,34 +324,14 @@ def test_keys_that_are_not_used_are_named_once(folders, model, capsys):
     assert open_dataset(out, "bge.jsonl").kind == "lists" and open_dataset(out, "sets.jsonl").kind == "set"
 
 
-def test_the_umask_is_respected(folders, model):
+def test_the_umask_is_respected(folders, model, processes):
     source, out = folders
     write_lines(source / "a.jsonl.gz", PAIRS)
     command = [sys.executable, "main.py", "prepare", f"--source_dir={source}", f"--tokenizer={model}", "--workers=1"]
     for umask, mode in ((0o077, 0o600), (0o022, 0o644), (0o002, 0o664)):
         data_dir = out / f"{umask:03o}"
-        subprocess.run([*command, f"--data_dir={data_dir}"], cwd=REPOSITORY, check=True, capture_output=True,
+        processes.run([*command, f"--data_dir={data_dir}"], cwd=REPOSITORY, check=True, capture_output=True,
                        umask=umask)
         modes = {path.name: path.stat().st_mode & 0o777 for path in data_dir.rglob("*") if path.is_file()}
         assert len(modes) >= 5 and set(modes.values()) == {mode}, modes
         assert {path.stat().st_mode & 0o777 for path in data_dir.rglob("*") if path.is_dir()} == {0o777 & ~umask}
-
-
-def test_ctrl_c_ends_it_with_one_line_and_the_same_command_resumes(folders, model):
-    source, out = folders
-    write_lines(source / "a.jsonl", PAIRS)
-    write_lines(source / "b.jsonl", [[f"one cat {i}", f"two dogs {i}"] for i in range(90_000)])
-    command = [sys.executable, "main.py", "prepare", f"--source_dir={source}", f"--tokenizer={model}",
-               f"--data_dir={out}", "--workers=2"]
-    for moment in (out / "tokenizer", out / "b.jsonl.partial"):
-        process = subprocess.Popen(command, cwd=REPOSITORY, stderr=subprocess.PIPE, text=True, start_new_session=True)
-        while process.poll() is None and not moment.exists():
-            time.sleep(0.005)
-        os.killpg(process.pid, signal.SIGINT)  # as a terminal does: the workers get it too
-        errors = process.communicate(timeout=60)[1]
-        assert process.returncode == 130 and "Traceback" not in errors
-        assert errors.splitlines()[-1] == "main.py prepare: stopped by Ctrl-C"
-    finished = (out / "a.jsonl" / "manifest.json").stat().st_ino
-    done = subprocess.run(command, cwd=REPOSITORY, check=True, capture_output=True, text=True)
-    assert "(was finished)" in done.stdout and (out / "a.jsonl" / "manifest.json").stat().st_ino == finished
-    assert len(open_dataset(out, "b.jsonl")) == 90_000

@@ -130,9 +130,10 @@ def test_evaluate_reads_the_split_and_the_folder_itself(data_dir, angle_encoder)
 
 @pytest.mark.parametrize("flags, message", [
     ((), "nothing to score: give --suite"),
-    (("--suite=stsb,sts99",), "--suite=sts99 is unknown: did you mean sts?; --data_dir=. has sickr, stsb"),
-    (("--suite=sts,stsb",), "--data_dir=. lacks 5 of 7 tasks: sts12, sts13, sts14, sts15, sts16 (above: where each "
-                            "was looked for); without them: --suite=stsb,sickr"),
+    (("--suite=stsb,sts99",), "--suite=sts99 is unknown: did you mean sts?; --data_dir=. has the STS files of "
+                                "sickr, stsb"),
+    (("--suite=sts,stsb",), "--data_dir=. lacks 5 of 7 tasks: sts12, sts13, sts14, sts15, sts16 (the lines "
+                            "above say where each was looked for). To do without: --suite=stsb,sickr"),
     (("--suite=sickr", "--split=dev"), "no row of the split 'dev'; it has test"),
     (("--suite=stsb", "--data_dir=missing"), "--data_dir=missing is not a folder"),
 ])
@@ -148,7 +149,7 @@ def test_wrong_flags_fail_before_the_model_is_looked_for(data_dir, run_main, fla
 @pytest.mark.parametrize("change, message", [
     ({"data_dir": ""}, "--suite=stsb needs --data_dir, the folder of its files"),
     ({"split": ""}, "--split is empty; it must be test, dev or train"),
-    ({"languages": ("deu",)}, "--languages=deu chooses those of ntrex and tatoeba: give --suite=bitext or one of them"),
+    ({"languages": ("deu",)}, "--languages=deu chooses languages of ntrex and tatoeba: give --suite=bitext, ntrex "),
     ({"suite": ("transfer", "bitext")}, "--data_dir=.* lacks 3 of 4 tasks: snli, ntrex, tatoeba .*: --suite=sicke$"),
     ({"suite": ("snli",)}, "--data_dir=.* has no snli: neither "),  # alone it says itself where it was looked for
     ({"output": "eval/stsb.tsv/results.json"}, r"--output=\S+/results.json: cannot write in \S+stsb.tsv: .*exists"),

@@ -41,13 +41,16 @@ def test_a_link_is_followed(tmp_path):
     assert (tmp_path / "elsewhere" / "model.txt").read_text() == "second"
 
 
-def test_an_export_that_is_not_ours_is_refused_before_the_first_step(run_main, short_flags, tmp_path):
+@pytest.mark.parametrize("name, message", [
+    ("export/thesis.txt", "thesis.txt"), ("metrics.jsonl", "metrics.jsonl:1: not a line of metrics"),
+])
+def test_files_that_are_not_ours_are_refused_before_anything_is_loaded(run_main, short_flags, tmp_path, name, message):
     (tmp_path / "export").mkdir()
-    (tmp_path / "export" / "thesis.txt").write_text("years of work")
-    done = run_main("train", *short_flags, f"--workdir={tmp_path}", check=False)
-    assert done.returncode == 1 and "thesis.txt" in done.stderr.splitlines()[-1]
-    assert (tmp_path / "export" / "thesis.txt").read_text() == "years of work"
-    assert not (tmp_path / "metrics.jsonl").exists()
+    (tmp_path / name).write_text("years of work\n")
+    done = run_main("train", *short_flags, "--init=nowhere/at/all", f"--workdir={tmp_path}", check=False)
+    assert done.returncode == 1 and message in done.stderr.splitlines()[-1]
+    assert (tmp_path / name).read_text() == "years of work\n"
+    assert sorted(os.listdir(tmp_path)) == sorted({"export", name.split("/")[0]})
 
 
 def test_a_finished_run_exports_again(run_main, short_flags, tmp_path):

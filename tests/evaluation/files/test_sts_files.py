@@ -251,7 +251,7 @@ def test_a_folder_that_may_not_be_looked_into_is_logged(tmp_path, log, monkeypat
         return scandir(folder)
 
     monkeypatch.setattr(os, "scandir", only_others)
-    assert read_set(str(tmp_path), "sts13", "test").parts and "not looked into: Permission denied" in log.text
+    assert read_set(str(tmp_path), "sts13", "test").parts and "left out: Permission denied" in log.text
 
 
 @pytest.mark.parametrize("file, lines, message", [
@@ -297,10 +297,13 @@ def test_a_task_that_is_not_there(tmp_path):
     write_table(tmp_path / "eval" / "my_pairs.tsv", ["x"])
     (tmp_path / "eval" / "damaged.tsv.gz").write_bytes(b"no gzip")
     assert read_set(str(tmp_path), "my_pairs", "test").parts == {"my_pairs": pairs_of("x")}
-    refused("--suite=sts14 is not in --data_dir=.*, which has damaged, my_pairs; looked for eval/sts14.tsv, .*"
-            "STS/STS14-en-test, folders with STS.input.PART.txt", tmp_path, "sts14")
-    refused("--suite=x is unknown; --data_dir=.* has damaged, my_pairs; looked for eval/x", tmp_path, "x")
+    refused("--suite=sts14 is not in --data_dir=.*, which has the STS files of damaged, my_pairs; looked for eval/"
+            "sts14.tsv, .*STS/STS14-en-test, folders with STS.input.PART.txt", tmp_path, "sts14")
+    refused("--suite=x is unknown; --data_dir=.* has the STS files of damaged, my_pairs; looked for eval/x",
+            tmp_path, "x")
     refused("--suite=my_pair is unknown: did you mean my_pairs", tmp_path, "my_pair")
+    (tmp_path / "empty").mkdir()
+    refused("--suite=x is unknown; --data_dir=.*empty has no file of STS pairs; looked for", tmp_path / "empty", "x")
     refused("damaged.tsv.gz: damaged gzip file", tmp_path, "damaged")
 
 

@@ -126,7 +126,7 @@ def test_other_items_are_not_compared(tmp_path):
     comparison = compared(good, other, short)
     row = rows(comparison)["stsb"]
     assert [cell.difference for cell in row.cells] == [None, None, None] and row.best() == []
-    assert row.cells[1].note == "other items than the first run's"
+    assert row.cells[1].note == "not the items of the first run"
     assert comparison.notices == [
         "stsb (test): good and other cannot be compared: sentence1 of item 1 is 'first A 0 & <b>b</b>' and 'first B 0'",
         "stsb (test): good and short cannot be compared: n is 40 and 30",
@@ -138,7 +138,7 @@ def test_items_that_contradict_the_results_give_no_interval(tmp_path):
     folder = write_run(tmp_path / "a", [["stsb", "test", "cosine_spearman", 12.5, 40]], items)
     comparison = compared(folder)
     assert rows(comparison)["stsb"].cells[0].interval is None
-    assert re.fullmatch(r"a, stsb cosine_spearman: no interval: its items give \d+\.\d{4}, not 12\.5000",
+    assert re.fullmatch(r"a, stsb cosine_spearman: no interval: its items have the score \d+\.\d{4}, not 12\.5000",
                         comparison.notices[0])
 
 
@@ -174,7 +174,7 @@ def test_runs_are_named_by_the_folders_that_tell_them_apart(tmp_path):
             read_runs([str(places[0]), str(places[1])], names)
     with pytest.raises(ValueError, match="eval is given twice"):
         read_runs([str(places[0]), f"{places[0]}/../eval"])
-    with pytest.raises(ValueError, match="runs of one folder have one name; give --names=a,b"):
+    with pytest.raises(ValueError, match="these runs would have the same name: give --names=a,b"):
         read_runs([str(places[0]), str(places[0] / "results.json")])
 
 
@@ -194,18 +194,18 @@ def test_a_folder_is_one_run_of_several_files(tmp_path):
 
 @pytest.mark.parametrize("change, message", [
     (lambda folder: None, r"there is no file or folder \S+/run"),
-    (lambda folder: folder.mkdir(), r"run is no run: it has neither results\*\.json .*; it has nothing"),
-    (lambda folder: (folder.mkdir(), (folder / "metrics.jsonl").touch()), "is no run: .* it has metrics.jsonl"),
+    (lambda folder: folder.mkdir(), r"run is not a run: it has neither results\*\.json .*; it has nothing"),
+    (lambda folder: (folder.mkdir(), (folder / "metrics.jsonl").touch()), "is not a run: .* it has metrics.jsonl"),
     (lambda folder: (sts_run(folder, 0.1), sts_run(folder, 0.1, ("sts12",), name="results2.json", model="m2")),
      r"results of different models cannot be one run; .*: m1 in \S+results.json, m2 in \S+results2.json"),
     (lambda folder: (sts_run(folder, 0.1), sts_run(folder, 0.1, name="results2.json")),
      r"results2.json: result 1, stsb test cosine_spearman, was already in \S+results.json"),
     (lambda folder: (sts_run(folder, 0.1), (folder / "results.json").write_text("{")), "results.json is not JSON"),
-    (lambda folder: (sts_run(folder, 0.1), (folder / "results.json").write_text("{}")), "is no results.json"),
+    (lambda folder: (sts_run(folder, 0.1), (folder / "results.json").write_text("{}")), "is not a results.json"),
     (lambda folder: (sts_run(folder, 0.1), (folder / "results.json").write_text('[{"task": "a"}]')),
      "results.json: result 1 lacks split, metric, value, n, model, code, seconds"),
-    (lambda folder: write_run(folder, [["a", "test", "map", "50", 2]], {}), "result 1: value is no number: '50'"),
-    (lambda folder: write_run(folder, [["a", 3, "map", 50.0, 2]], {}), "result 1: split is no text: 3"),
+    (lambda folder: write_run(folder, [["a", "test", "map", "50", 2]], {}), "result 1: value is not a number: '50'"),
+    (lambda folder: write_run(folder, [["a", 3, "map", 50.0, 2]], {}), "result 1: split is not a text: 3"),
     (lambda folder: (sts_run(folder, 0.1), (folder / "results.items.json.gz").write_bytes(b"\x1f\x8b\x08")),
      "results.items.json.gz is damaged"),
     (lambda folder: write_run(folder, [["a", "test", "map", 50.0, 2]], {"a": {"map": [0.5], "part": []}}),
@@ -221,11 +221,11 @@ def test_what_is_no_run_is_named(tmp_path, change, message):
 
 def test_what_is_missing_is_said(tmp_path):
     run = read_runs([str(sts_run(tmp_path / "a", 0.1, with_items=False))])[0]
-    assert re.fullmatch(r"\S+/a/results.items.json.gz is missing: no intervals, .* of results.json", run.notices[0])
+    assert re.fullmatch(r"\S+/a/results.items.json.gz is missing: results.json has no intervals, .*", run.notices[0])
     assert rows(compare([run], 100))["stsb"].cells[0].interval is None
     lines = [spearman_line(task, sts_items(0.1)) for task in ("stsb", "sickr")]
     run = read_runs([str(write_run(tmp_path / "b", lines, {"stsb": sts_items(0.1)}))])[0]
-    assert run.notices[0].endswith("results.items.json.gz has no items of sickr: no intervals")
+    assert run.notices[0].endswith("results.items.json.gz has no items of sickr: they have no intervals")
 
 
 def test_a_line_cut_off_by_a_kill_is_left_out(tmp_path):
@@ -257,10 +257,10 @@ def test_flags_are_checked(tmp_path, run_main):
     for arguments, message in (([], "name at least one RUN"), (["a", "--nam=b"], "not a flag: '--nam=b'")):
         with pytest.raises(flags.Error, match=message):
             report(ReportConfig(), arguments)
-    with pytest.raises(ValueError, match="--resamples=10 is too few"):
-        report(ReportConfig(resamples=10), ["a"])
+    done = run_main("report", tmp_path, "--resamples=10", check=False)
+    assert done.returncode == 2 and "--resamples=10: it must be at least 100" in done.stderr.splitlines()[-1]
     done = run_main("report", tmp_path, f"--output={tmp_path / 'a.html'}", check=False)
-    assert done.returncode == 1 and f"{tmp_path} is no run" in done.stderr.splitlines()[-1]
+    assert done.returncode == 1 and f"{tmp_path} is not a run" in done.stderr.splitlines()[-1]
     assert "results.items.json.gz" in run_main("report", "--help").stdout
 
 
@@ -268,5 +268,5 @@ def test_plotly_is_an_extra(tmp_path, monkeypatch):
     for module in ("evaluation.report.page", "evaluation.report.charts"):
         monkeypatch.delitem(sys.modules, module, raising=False)
     monkeypatch.setitem(sys.modules, "plotly", None)
-    with pytest.raises(ValueError, match=r'draws with plotly: pip install -e "\.\[report\]"'):
+    with pytest.raises(ValueError, match=r'needs plotly: pip install -e "\.\[report\]"'):
         report(ReportConfig(output=str(tmp_path / "a.html")), [str(sts_run(tmp_path / "a", 0.1))])

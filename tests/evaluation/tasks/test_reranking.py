@@ -173,7 +173,7 @@ def test_askubuntu(tmp_path, caplog, folder, text_name):
         text_name=text_name)
     with caplog.at_level("INFO", "absl"):
         task = read_task(data_dir, "askubuntu", "test")
-    assert "left out 2 similar questions that are no candidates" in caplog.text
+    assert "left out 2 similar questions that are not candidates" in caplog.text
     assert "left out 2 without a similar candidate" in caplog.text
     assert list(task.texts) == ["0", "20", "30", "10", "50", "40", "30", "0"]
     scores = task.score(encode)

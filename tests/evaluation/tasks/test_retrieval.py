@@ -85,7 +85,7 @@ def test_a_document_with_the_id_of_the_query_is_left_out(tmp_path, embedder, log
     assert {query: list(documents) for query, documents in found.items()} == {
         "3": ["2", "4", "1"], "other": ["3", "2", "4"]}
     assert found["other"]["3"] == pytest.approx(1) and found["3"]["1"] == pytest.approx(np.cos(np.radians(2)))
-    assert "1 of 2 queries found a document with their own id, which is left out" in logged.text
+    assert "1 of 2 queries found a document with their own id; it is left out" in logged.text
 
 
 @pytest.mark.parametrize("window", [3, 70, 1000])
@@ -190,7 +190,8 @@ def test_judged_queries_without_text_are_left_out_and_judged_documents_that_are_
         {"ndcg@10": 50 * (half + 1), "mrr@10": 100, "recall@100": 75, "map@100": 75})
     assert {result.n for result in results} == {2}
     assert "left out 2 of 4 judged queries: they have no text" in logged.text
-    assert "corpus.jsonl lacks 1 of 3 judged documents, 'gone' for one: their 1 judgements count" in logged.text
+    message = "corpus.jsonl lacks 1 of 3 judged documents, such as 'gone': the documents of their 1 judgements count"
+    assert message in logged.text
 
 
 @pytest.mark.parametrize("lines", [
@@ -219,7 +220,7 @@ def test_blank_lines_and_null_titles_and_texts(tmp_path):
 
 def test_files_that_are_missing_or_damaged(tmp_path):
     folder = write_folder(tmp_path, split="train")
-    with pytest.raises(ValueError, match=r"qrels has no test.tsv for --split=test; it has train.tsv$"):
+    with pytest.raises(ValueError, match=r"qrels/ has no test.tsv for --split=test; it has train.tsv$"):
         read_data(folder, "test")
     with pytest.raises(ValueError, match=r"--retrieval=elsewhere has neither corpus.jsonl nor corpus.jsonl.gz"):
         read_data("elsewhere", "test")

@@ -74,7 +74,7 @@ def test_without_a_train_split_the_probe_learns_from_dev_and_says_so(tmp_path, c
     with caplog.at_level("INFO", "absl"):
         task = read_task(str(tmp_path), "snli")
     assert task.name == "snli_fit_on_dev"
-    assert "snli has no train split here: snli_fit_on_dev fits its probe on the 60 pairs of dev" in caplog.text
+    assert "snli has no train split: snli_fit_on_dev fits its probe on the 60 pairs of dev" in caplog.text
     assert "left out 1 pairs without a majority label" in caplog.text
     scores = task.score(AngleEmbedder(normalize=False))
     assert scores.results == [("snli_fit_on_dev", "test", "accuracy", 100.0, 60),

@@ -247,7 +247,7 @@ def test_cross_lingual_sts_is_the_rank_correlation_of_cosines(tmp_path):
 
 @pytest.mark.parametrize("options, message", [
     ({"teacher": "angles-3"}, "nothing to score"),
-    ({"teacher": "angles-3", "pairs": ("p.jsonl",)}, "--teacher=angles-3 is compared with on translations"),
+    ({"teacher": "angles-3", "pairs": ("p.jsonl",)}, "--teacher=angles-3 needs translations to compare on"),
     ({"parallel": ("missing.tsv",)}, "missing.tsv"),
 ])
 def test_flags_that_do_not_fit(data_dir, options, message):
