@@ -67,7 +67,8 @@ def main(arguments: list[str]) -> int:
               file=sys.stderr)
         return 2
     config = MineConfig(rules=source.settings())
-    description = f"{source.name}: {source.expects}\n\nLicence: {source.licence}\n\n{__doc__}"
+    rules = sys.modules[(source.mine or source.scatter).__module__].__doc__
+    description = f"{source.name}: {source.expects}\n\nLicence: {source.licence}\n\n{rules}\n{__doc__}"
     run_program(f"python main.py mine {name}", config, functools.partial(mine, source), arguments[1:],
                 description=description)
 
@@ -179,15 +180,22 @@ def _check_output(output: Path, source: Source) -> None:
 
 @contextlib.contextmanager
 def _only_run(output: Path) -> Iterator[None]:
-    """Holds OUTPUT/.parts/lock, which the kernel frees when the process ends."""
-    (output / PARTS).mkdir(parents=True, exist_ok=True)
-    with open(output / PARTS / "lock", "a") as file:
+    """Holds OUTPUT/.parts/lock, which the kernel frees when the process ends. Removes what it made if that is all."""
+    made, parts = not output.exists(), output / PARTS
+    parts.mkdir(parents=True, exist_ok=True)
+    with open(parts / "lock", "a") as file:
         try:
             fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except BlockingIOError:
             raise ValueError(f"--output={output} is being written by another run: wait for its end or choose another "
                              "folder") from None
-        yield
+        try:
+            yield
+        finally:
+            if parts.exists() and os.listdir(parts) == ["lock"]:
+                shutil.rmtree(parts)
+                if made:
+                    output.rmdir()
 
 
 @contextlib.contextmanager

@@ -44,7 +44,7 @@ def processes(workers: int) -> Iterator[Pool | None]:
         yield Pool(executor, counter, workers)
     except BaseException as error:
         for process in list((executor._processes or {}).values()):  # there is no public way to end work under way
-            process.terminate()
+            process.kill()
         if isinstance(error, concurrent.futures.process.BrokenProcessPool):
             raise OSError(f"one of {workers} mining processes died, perhaps because memory ran out: set a smaller "
                           "--workers or --memory. The same command goes on with what is finished") from error

@@ -95,7 +95,8 @@ def test_killed_runs_go_on(processes, months, tmp_path, run_main):
     assert process.returncode == 1 and "mining processes died" in errors.splitlines()[-1]
 
     process = start(processes, months, out, "--workers=2")
-    workers_of(process)
+    for pid in workers_of(process):
+        os.kill(pid, signal.SIGSTOP)  # a unit that takes hours
     os.killpg(process.pid, signal.SIGINT)  # as a terminal does: the workers get it too
     _, errors = process.communicate(timeout=60)
     assert process.returncode == 130 and errors.splitlines()[-1] == "main.py mine reddit: stopped by Ctrl-C"

@@ -111,6 +111,16 @@ def test_a_failed_run_goes_on(questions, tmp_path, monkeypatch):
     assert files_of(tmp_path / "out") == files_of(tmp_path / "whole")
 
 
+def test_parts_of_changed_inputs_are_mined_again(questions, tmp_path):
+    (questions / "2.jsonl").write_text("no JSON\n")
+    with pytest.raises(ValueError, match=r"2\.jsonl: line 1 is not JSON"):
+        run(PAIRS, tmp_path / "out", questions)
+    for name in ("0.jsonl", "2.jsonl"):
+        write_jsonl(questions / name, [{"q": f"changed {name}", "a": "answer"}])
+    run(PAIRS, tmp_path / "out", questions)
+    assert read_output(tmp_path / "out", "pairs/all") == [[f"changed {name}.jsonl", "answer"] for name in "02"]
+
+
 def test_a_finished_output_is_mined_again_only_after_changes(questions, tmp_path, capsys):
     out = tmp_path / "out"
     run(PAIRS, out, questions)
@@ -139,6 +149,13 @@ def test_outputs_that_are_refused(questions, tmp_path):
     run(PAIRS, tmp_path / "out", questions)
     with pytest.raises(ValueError, match="mined from pairs, not words"):
         run(WORDS, tmp_path / "out", questions)
+
+
+def test_a_wrong_file_leaves_nothing(tmp_path):
+    (tmp_path / "a.jsonl").write_text("text")
+    with pytest.raises(ValueError, match=r"a\.jsonl: line 1 is not JSON"):
+        run(PAIRS, tmp_path / "out", tmp_path / "a.jsonl")
+    assert not (tmp_path / "out").exists()
 
 
 def test_inputs_that_are_refused(questions, tmp_path):

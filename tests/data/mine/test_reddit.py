@@ -108,9 +108,10 @@ def test_flags(tmp_path):
 def test_the_split(tmp_path):
     """Each thread is in one split; the share is that of the 4096 buckets below it."""
     threads = [f"{number:x}" for number in range(3000)]
-    for thread in threads[:50]:
-        bucket = int(hashlib.md5(thread.encode()).hexdigest(), 16) % 4096
-        assert in_training_split(thread) == (bucket <= 3685)  # 3686 / 4096 < 0.9 < 3687 / 4096
+    names = [f"{number:x}" for number in range(40_000)]
+    buckets = {int(hashlib.md5(name.encode()).hexdigest(), 16) % 4096: name for name in names}
+    assert {bucket: in_training_split(buckets[bucket]) for bucket in (0, 3685, 3686, 4095)} == {
+        0: True, 3685: True, 3686: False, 4095: False}  # 3686 / 4096 < 0.9 < 3687 / 4096
     train = [thread for thread in threads if in_training_split(thread)]
     assert 0.88 < len(train) / 3000 < 0.92
     path = write(tmp_path / "a.jsonl", [each for name in threads[:200] for each in (
@@ -132,7 +133,7 @@ def test_bigquery(tmp_path):
     for row in rows[::2]:
         del row["id"]
     write(tmp_path / "in" / "reddit_comments-000000000000.json", rows[:5])
-    write(tmp_path / "in" / "reddit_comments-000000000001.json", rows[5:])
+    write(tmp_path / "in" / "reddit_comments-000000000001", rows[5:])
     write(tmp_path / "in" / "RS_2015-01.zst", [{"title": "a post"}], zstd)
     run(tmp_path / "out", tmp_path / "in")
     assert len(read_output(tmp_path / "out", "reddit/reddit_2015")) == 12
