@@ -70,8 +70,14 @@ def _citations_and_titles(unit: Unit, settings: SpecterSettings, counts: Counts)
     papers = [path for path in unit if path not in lists]
     if not papers:
         raise ValueError(f"the inputs are lists of ids only; expected {SPECTER.expected}")
-    chosen = set(results_of(lists, SPECTER, counts, lambda line: [line.strip()])) if lists else None
+    chosen = set(results_of(lists, SPECTER, counts, _id)) if lists else None
     yield from results_of(papers, SPECTER, counts, lambda record: _of_paper(record, chosen, settings, counts))
+
+
+def _id(line: Any) -> Iterator[str]:
+    if not isinstance(line, str):
+        raise BadRecord("is JSON, not an id")
+    yield line.strip()
 
 
 def _of_paper(record: Any, chosen: set | None, settings: SpecterSettings, counts: Counts) -> Iterator[tuple[str, list]]:

@@ -19,6 +19,7 @@ from data.mine.published.records import (
     first_byte,
     json_array,
     json_lines,
+    objects,
     one_line,
     pair,
     results_of,
@@ -102,7 +103,7 @@ def _trivia_texts(record: Any, positives: str) -> Results:
     if positives == "answers":
         yield number, [0, question, value]
         return
-    for rank, found in enumerate(field(record, "SearchResults", list)):
+    for rank, found in enumerate(objects(record, "SearchResults")):
         description = one_line(text(found, "Description")) if "Description" in found else ""
         if _place(description, aliases) is not None:
             yield number, [rank, question, description]
@@ -122,8 +123,8 @@ def _references(record: Any) -> Iterator[tuple[str, list]]:
     question, number = text(record, "Question"), field(record, "QuestionId", str)
     _, aliases = _answers(record)
     yield f"question {number}", ["question", number, question]
-    places = [("web", found) for found in record.get("SearchResults") or []]
-    places += [("wikipedia", found) for found in record.get("EntityPages") or []]
+    places = [("web", found) for found in objects(record, "SearchResults", [])]
+    places += [("wikipedia", found) for found in objects(record, "EntityPages", [])]
     for rank, (folder, found) in enumerate(places):
         yield f"{folder}/{field(found, 'Filename', str)}", ["reference", number, question, rank, aliases]
 
@@ -178,8 +179,8 @@ def scatter_paq(unit: Unit, settings: PaqSettings, counts: Counts) -> Results:
         if "answers" not in record:
             raise BadRecord("has no field 'answers' with passage ids (set --positives=answers, or give "
                             "PAQ.metadata.jsonl)")
-        passages = [str(each["passage_id"]) for each in field(record, "answers", list)
-                    if isinstance(each, dict) and isinstance(each.get("passage_id"), str | int)]
+        passages = [str(each["passage_id"]) for each in objects(record, "answers")
+                    if isinstance(each.get("passage_id"), str | int)]
         if not passages:
             raise BadRecord("has no passage id in its field 'answers'")
         yield passages[0], ["question", question]
@@ -220,11 +221,13 @@ def mine_ms_marco(unit: Unit, settings: MsMarcoSettings, counts: Counts) -> Resu
     """(query, passage, negative)."""
     def convert(record: Any) -> Results:
         if isinstance(record, list):
-            cells = [whole(cell) for cell in record]
+            cells = texts(record, "line")
+            if len(cells) != 3:
+                raise BadRecord(f"has {len(cells)} texts, not a query, a passage and a negative")
             if all(cell.isdigit() for cell in cells):
                 raise BadRecord("has ids, not texts (they are read by the source msmarco_ids)")
             return _triplet(cells, counts)
-        return _selected(text(record, "query"), field(record, "passages", list), settings, counts)
+        return _selected(text(record, "query"), objects(record, "passages"), settings, counts)
     return results_of(unit, MS_MARCO, counts, convert)
 
 
@@ -267,7 +270,7 @@ def join_ms_marco_columns(records: list[Any], settings: MsMarcoSettings, counts:
     """(query, passage, negative)."""
     row = dict(records)
     try:
-        yield from _selected(text(row, "query"), field(row, "passages", list), settings, counts)
+        yield from _selected(text(row, "query"), objects(row, "passages"), settings, counts)
     except BadRecord:
         counts["row without a query, or with passages of another shape"] += 1
 

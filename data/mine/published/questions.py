@@ -6,12 +6,14 @@ Each source is one function from a published record to training lines, or a few 
 import ast
 import dataclasses
 import html
+import io
 import re
 from typing import Any, Literal
 
 from data.mine.published.records import (
     BadRecord,
     Layout,
+    Records,
     Results,
     csv_rows,
     field,
@@ -19,6 +21,7 @@ from data.mine.published.records import (
     json_array,
     json_lines,
     json_values,
+    objects,
     one_line,
     pair,
     results_of,
@@ -61,23 +64,31 @@ def _listed(answer: str) -> str:
     return " ".join(step.strip() for step in steps if isinstance(step, str)) if isinstance(steps, list) else answer
 
 
+def _squad_questions(file: io.BufferedReader, counts: Counts) -> Records:
+    """The questions, each with the paragraph that it is about."""
+    for where, article in json_array("data")(file, counts):
+        try:
+            for number, paragraph in enumerate(objects(article, "paragraphs")):
+                for index, asked in enumerate(field(paragraph, "qas", list)):
+                    yield f"{where}.paragraphs[{number}].qas[{index}]", {"paragraph": paragraph, "asked": asked}
+        except BadRecord as error:
+            yield where, error
+
+
 SQUAD = Layout('SQuAD\'s train-v1.1.json or train-v2.0.json: {"data": [{"paragraphs": [{"context": .., '
-               '"qas": [{"question": .., "answers": [..]}]}]}]}', json_array("data"), r"train[^/]*\.json$")
+               '"qas": [{"question": .., "answers": [..]}]}]}]}', _squad_questions, r"train[^/]*\.json$")
 
 
 def mine_squad(unit: Unit, settings: NoSettings, counts: Counts) -> Results:
     """(question, the paragraph that answers it); version 2.0's impossible questions are left out."""
-    def convert(article: Any) -> Results:
-        for paragraph in field(article, "paragraphs", list):
-            context = text(paragraph, "context")
-            for asked in field(paragraph, "qas", list):
-                question = text(asked, "question")
-                if asked.get("is_impossible"):
-                    counts["impossible question"] += 1
-                elif not field(asked, "answers", list):
-                    counts[NO_ANSWER] += 1
-                else:
-                    yield from pair("squad_pairs", question, context, counts, "empty question or context")
+    def convert(record: Any) -> Results:
+        question, context = text(record["asked"], "question"), text(record["paragraph"], "context")
+        if record["asked"].get("is_impossible"):
+            counts["impossible question"] += 1
+        elif not field(record["asked"], "answers", list):
+            counts[NO_ANSWER] += 1
+        else:
+            yield from pair("squad_pairs", question, context, counts, "empty question or context")
     return results_of(unit, SQUAD, counts, convert)
 
 
@@ -99,7 +110,7 @@ def mine_natural_questions(unit: Unit, settings: NaturalQuestionsSettings, count
     """(question, the first annotation's long answer if there is one); of KILT and NQ-open: (question, short answer)."""
     def convert(record: Any) -> Results:
         if isinstance(record, dict) and "output" in record:
-            answer = next((text(each, "answer") for each in field(record, "output", list) if "answer" in each), "")
+            answer = next((text(each, "answer") for each in objects(record, "output") if "answer" in each), "")
             return pair("NQ-train_pairs", text(record, "input"), answer, counts, NO_ANSWER)
         if isinstance(record, dict) and "question_text" in record:
             answer = _long_answer(record, settings.long_answers == "paragraphs", counts)
@@ -114,7 +125,7 @@ def mine_natural_questions(unit: Unit, settings: NaturalQuestionsSettings, count
 
 def _long_answer(record: dict, paragraphs: bool, counts: Counts) -> str | None:
     """The text of the long answer without its tags; None if the rules leave it out, which is counted."""
-    spans = [field(each, "long_answer", dict) for each in field(record, "annotations", list)]
+    spans = [field(each, "long_answer", dict) for each in objects(record, "annotations")]
     span = next((each for each in spans if field(each, "start_token", int) >= 0), None)
     if span is None:
         counts["question without a long answer"] += 1
@@ -146,7 +157,7 @@ def mine_eli5(unit: Unit, settings: Eli5Settings, counts: Counts) -> Results:
     """(question, the answer with most votes)."""
     def convert(record: Any) -> Results:
         if isinstance(record, dict) and "output" in record:
-            question, outputs = text(record, "input"), field(record, "output", list)
+            question, outputs = text(record, "input"), objects(record, "output")
             answers = [(field(field(each, "meta", dict), "score", int), text(each, "answer"))
                        for each in outputs if "answer" in each]
         else:
@@ -176,7 +187,7 @@ def mine_search_qa(unit: Unit, settings: SearchQaSettings, counts: Counts) -> Re
     """(question, snippet) for each of its first snippets."""
     def convert(record: Any) -> Results:
         question = one_line(text(record, "question"))
-        snippets = [one_line(text(each, "snippet")) for each in field(record, "search_results", list)]
+        snippets = [one_line(text(each, "snippet")) for each in objects(record, "search_results")]
         snippets = [each for each in dict.fromkeys(snippets) if each][:settings.snippets]
         if not question or not snippets:
             counts["question without a snippet"] += 1
@@ -199,7 +210,7 @@ def mine_yahoo_answers(unit: Unit, settings: NoSettings, counts: Counts) -> Resu
             yield from pair("yahoo_answers_title_answer", text(record, "question"), text(record, "answer"), counts,
                             "title or answer is empty")
             return
-        if not isinstance(record, list) or len(record) != 4 or not record[0].isdigit():
+        if len(texts(record, "row")) != 4 or not record[0].isdigit():
             raise BadRecord("is not a row of a class number, title, question and answer")
         title, question, answer = [_yahoo_text(cell) for cell in record[1:]]
         yield from pair("yahoo_answers_title_answer", title, answer, counts, "title or answer is empty")
@@ -220,7 +231,7 @@ def mine_amazon_qa(unit: Unit, settings: NoSettings, counts: Counts) -> Results:
     """(question, answer) for each answer."""
     def convert(record: Any) -> Results:
         question = text(record, "questionText")
-        answers = [text(each, "answerText") for each in field(record, "answers", list)]
+        answers = [text(each, "answerText") for each in objects(record, "answers")]
         if not any(answers):
             counts[NO_ANSWER] += 1
         for answer in filter(None, dict.fromkeys(answers)):

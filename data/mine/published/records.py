@@ -291,6 +291,16 @@ def texts(values: Any, name: str) -> list[str]:
     return [whole(value) for value in values]
 
 
+def objects(record: Any, name: str, default: list | None = None) -> list[dict]:
+    """The list of objects record[name]; `default`, if there is one, for a field that is absent or null."""
+    if default is not None and isinstance(record, dict) and record.get(name) is None:
+        return default
+    values = field(record, name, list)
+    if not all(isinstance(value, dict) for value in values):
+        raise BadRecord(f"field {name!r} is not a list of objects")
+    return values
+
+
 def one_line(value: str) -> str:
     """The text with each run of white space as one space."""
     return " ".join(value.split())

@@ -4,6 +4,7 @@ A case is (source, {file name: content}, flags, {output: its training lines}, {r
 """
 
 import bz2
+import contextlib
 import gzip
 import io
 import json
@@ -12,9 +13,12 @@ import zipfile
 from pathlib import Path
 from typing import NamedTuple
 
+from data.formats import BadLine
 from data.mine.mine import MineConfig, mine
 from data.mine.published.records import BAD
 from data.mine.published.sources import PUBLISHED
+from data.mine.source import Counts
+from data.mine.writing import line_of
 
 
 class Case(NamedTuple):
@@ -71,6 +75,23 @@ def mined(source: str, inputs, output: Path, **flags) -> tuple[dict, dict]:
     mine(found, MineConfig(tuple(map(str, inputs)), str(output), 1, 64, found.settings(**flags)))
     manifest = json.loads((output / "manifest.json").read_text())
     return {name: read_output(output, name) for name in manifest["outputs"]}, manifest
+
+
+def mined_in_memory(source: str, inputs, **flags) -> tuple[list[tuple[str, bytes]], Counts]:
+    """((output, line), ..) of the source's functions alone, for many runs: nothing is written."""
+    found = next(each for each in PUBLISHED if each.name == source)
+    settings, counts, lines = found.settings(**flags), Counts(), []
+    units = found.units(list(inputs))
+    values = (value for unit in units for value in (found.mine or found.scatter)(unit, settings, counts))
+    if found.join:
+        groups: dict[str, list] = {}
+        for key, record in values:
+            groups.setdefault(key, []).append(json.loads(json.dumps(record)))
+        values = (value for records in groups.values() for value in found.join(records, settings, counts))
+    for output, value in values:
+        with contextlib.suppress(BadLine):
+            lines.append((output, line_of(output, value)))
+    return lines, counts
 
 
 def read_output(folder: Path, name: str) -> list:

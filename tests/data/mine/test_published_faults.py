@@ -12,7 +12,7 @@ import pytest
 from data.mine.published import records
 from data.mine.published.records import BAD
 from data.mine.published.sources import PUBLISHED
-from tests.data.mine.published_files import CASES, SQUAD, json_lines, mined, packed, write_files
+from tests.data.mine.published_files import CASES, SQUAD, json_lines, mined, mined_in_memory, packed, write_files
 
 FIRST_SEED = int(os.environ.get("ALLPAIRS_FUZZ_SEED", 0))
 FIRST_CASES = [next(case for case in CASES if case.source == source.name) for source in PUBLISHED]
@@ -34,7 +34,7 @@ def test_a_wrong_file_is_named_with_what_was_expected(case, what, tmp_path):
     name = next(iter(case.files))
     (tmp_path / name).write_bytes(packed("", OTHER_FILES[what]))
     with pytest.raises(ValueError, match=rf"{re.escape(str(tmp_path / name))}.*expected ") as error:
-        mined(case.source, [tmp_path / name for name in case.files], tmp_path / "out", **(case.flags or {}))
+        mined_in_memory(case.source, [tmp_path / name for name in case.files], **(case.flags or {}))
     assert "\n" not in str(error.value)
 
 
@@ -126,6 +126,50 @@ def damaged(content: bytes, noise: random.Random) -> bytes:
     return content
 
 
+def places_in(value, path=()):
+    """The path of every value inside a JSON value."""
+    items = value.items() if isinstance(value, dict) else enumerate(value) if isinstance(value, list) else ()
+    for key, each in items:
+        yield (*path, key)
+        yield from places_in(each, (*path, key))
+
+
+def reshaped(value, noise: random.Random):
+    """The JSON value with one value inside removed or replaced by one of another type."""
+    places = list(places_in(value))
+    if not places or not noise.randrange(10):
+        return noise.choice([None, 7, "x", [], {}, [1], True])
+    value = json.loads(json.dumps(value))
+    *path, last = noise.choice(places)
+    inner = value
+    for key in path:
+        inner = inner[key]
+    if noise.randrange(3):
+        inner[last] = noise.choice([None, 7, -1, 0.5, "x", "", [], {}, [1], ["a"], [{}], {"a": 1}, True])
+    else:
+        del inner[last]
+    return value
+
+
+def reshaped_json(content: str, noise: random.Random) -> str:
+    """JSON, or lines of JSON, with one value reshaped; other content as it is."""
+    try:
+        return json.dumps(reshaped(json.loads(content), noise))
+    except ValueError:
+        pass
+    try:
+        values = [json.loads(line) for line in content.splitlines()]
+    except ValueError:
+        return content
+    chosen = noise.randrange(len(values))
+    return json_lines(*(reshaped(value, noise) if at == chosen else value for at, value in enumerate(values)))
+
+
+def reshaped_files(files: dict, noise: random.Random) -> dict:
+    return {name: reshaped_files(inner, noise) if isinstance(inner, dict) else
+            reshaped_json(inner, noise) if isinstance(inner, str) and inner else inner for name, inner in files.items()}
+
+
 def damage_of(files: dict, noise: random.Random) -> dict:
     """The files with one of them damaged: its content, or else its packed bytes."""
     name = noise.choice(list(files))
@@ -140,15 +184,15 @@ def damage_of(files: dict, noise: random.Random) -> dict:
 
 @pytest.mark.parametrize("case", CASES, ids=str)
 def test_damage_is_an_error_that_names_the_file_or_is_counted(case, tmp_path):
-    for seed in range(FIRST_SEED, FIRST_SEED + 8):
-        folder = tmp_path / str(seed)
-        for name, content in damage_of(case.files, random.Random(seed)).items():
+    for seed in range(FIRST_SEED, FIRST_SEED + 16):
+        folder, noise = tmp_path / str(seed), random.Random(seed)
+        for name, content in (damage_of if seed % 2 else reshaped_files)(case.files, noise).items():
             (folder / name).parent.mkdir(parents=True, exist_ok=True)
             (folder / name).write_bytes(content if isinstance(content, bytes) else packed(name, content))
         try:
-            mined(case.source, [folder / name for name in case.files], folder / "out", **(case.flags or {}))
+            mined_in_memory(case.source, [folder / name for name in case.files], **(case.flags or {}))
         except ValueError as error:
-            assert re.search(f"{folder}|inputs|nothing was mined", str(error)), f"{seed=}: {error}"
+            assert re.search(f"{folder}|inputs", str(error)), f"{seed=}: {error}"
 
 
 def test_the_side_that_is_cut_short_ends_the_pairs(tmp_path):
