@@ -41,7 +41,7 @@ import resource
 import struct
 import threading
 import zlib
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import Literal, NamedTuple
 
@@ -247,6 +247,15 @@ def read_dataset_manifest(data_dir: str | Path, name: str) -> dict:
     if name not in known or not path.exists():
         raise ValueError(f"unknown dataset {name!r}: {data_dir} has {', '.join(known)}")
     return json.loads(path.read_text())
+
+
+def find_prompts(data_dir: str | Path, names: Iterable[str]) -> dict[str, str]:
+    """The prompts of the first of these datasets that has any, by role; {} if none has."""
+    for name in names:
+        prompts = read_dataset_manifest(data_dir, name)["options"]["prompts"]
+        if any(prompts.values()):
+            return prompts
+    return {}
 
 
 def require_same_tokenizer(data_dir: str | Path, fingerprint: str) -> None:

@@ -17,7 +17,7 @@ from data.columns import Columns, as_json, parse_columns
 from data.examples import BadLine, RawExample
 from data.formats import csv_records
 from data.prepare import PrepareConfig, prepare
-from data.shards import open_dataset, read_dataset_manifest, read_manifest, text_id
+from data.shards import find_prompts, open_dataset, read_dataset_manifest, read_manifest, text_id
 from data.source_file import SourceFile
 from data.teacher_store import read_texts
 from data.tokenizer import load_tokenizer
@@ -300,7 +300,8 @@ def test_prepare_with_settings_of_each_dataset(tmp_path, model, capsys):
     write_lines(source / "b.jsonl", [{"question": "one", "answer": "two"}])
     write_lines(source / "c.jsonl", [{"set": ["one", "red"]}])
     entries = [{"name": "a.parquet", "weight": 2, "columns": {"query": "p", "positive": "q"}, "query_prompt": ""},
-               {"name": "b.jsonl", "weight": 1}, {"name": "c.jsonl", "weight": 1, "document_prompt": "query:"},
+               {"name": "b.jsonl", "weight": 1}, {"name": "c.jsonl", "weight": 1, "query_prompt": "query:",
+                                             "document_prompt": "query:"},
                {"name": "d.csv", "weight": 9, "lines": 5}]
     (tmp_path / "config.json").write_text(json.dumps(entries))
     options = {"data_config": str(tmp_path / "config.json"), "columns": ("query=question", "positive=answer"),
@@ -318,6 +319,10 @@ def test_prepare_with_settings_of_each_dataset(tmp_path, model, capsys):
     assert lengths == {"a.parquet": [1, 3], "b.jsonl": [3, 3], "c.jsonl": [3, 3]}
     manifest = read_dataset_manifest(out, "a.parquet")
     assert manifest["options"]["prompts"] == {"query": "", "document": "answer:"} and manifest["lines"] == 2
+    assert find_prompts(out, ["a.parquet"]) == {"query": "", "document": "answer:"}
+    run_prepare((source, out), model, allow_missing=True, **options | {"query_prompt": "", "document_prompt": ""})
+    assert find_prompts(out, ["a.parquet", "b.jsonl"]) == {}
+    assert find_prompts(out, ["a.parquet", "c.jsonl"]) == {"query": "query:", "document": "query:"}
     assert [entry["name"] for entry in json.loads((out / "data_config.json").read_text())] == [
         "a.parquet", "b.jsonl", "c.jsonl"]
 
