@@ -165,7 +165,8 @@ def _check_prompts(config: PrepareConfig, entries: list[Entry]) -> None:
             _check_prompt(f'{config.data_config}: {entry.name}: "{role}_prompt"', prompt)
     names = {entry.name for entry in entries}
     for manifest in _finished_manifests(Path(config.data_dir)):
-        found, has_own = Prompts(**manifest["options"]["prompts"]), manifest["options"].get("own_prompts", False)
+        options = manifest["options"]
+        found, has_own = Prompts(**options.get("prompts", {})), options.get("own_prompts", False)
         if manifest["name"] not in names and not has_own and found != _prompts(config):
             raise ValueError(
                 f"{config.data_dir}/{manifest['name']} was prepared with {found}, not {_prompts(config)}: the datasets "

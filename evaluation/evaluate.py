@@ -3,9 +3,9 @@
     python main.py evaluate --model=MODEL --suite=sts --data_dir=DIR --output=results.json
 
 Every file is read and checked before the model is loaded, and each distinct text is embedded once. Held-out pairs and
-retrieval put the model's own prompts, if it has any, before queries and candidates; nothing else does. --output also
-writes, beside results.json, results.items.json.gz: the scores pair by pair and query by query, which `main.py report`
-draws and resamples.
+retrieval put the model's own prompts, if it has any, before queries and candidates; the other tasks put its default
+prompt, if it has one, before each text. --output also writes, beside results.json, results.items.json.gz: the scores
+pair by pair and query by query, which `main.py report` draws and resamples.
 """
 
 import collections
@@ -154,7 +154,8 @@ def evaluate(config: EvaluateConfig) -> None:
 
     initialize_processes(config.coordinator_address, config.num_processes, config.process_id)
     load = functools.partial(Encoder.load, dtype=config.dtype)
-    embedder = Embedder(load(config.model), teacher=Embedder(load(config.teacher)) if config.teacher else None)
+    teacher = Embedder(load(config.teacher), is_teacher=True) if config.teacher else None
+    embedder = Embedder(load(config.model), teacher)
     scored, errors = [], []
     for task in score_tasks(embedder, tasks):
         (errors if isinstance(task, ValueError) else scored).append(task)

@@ -33,7 +33,7 @@ AXES: dict[str | None, tuple[str, ...]] = {  # axis of an array -> the mesh axes
     "heads": SHARD,  # the features of all heads, side by side
     "intermediate": SHARD,
     "embedding": SHARD,  # features of the heads after pooling
-    "layers": (),  # the encoder scans over them
+    "layers": (),  # the encoder scans over them: only this axis cannot be split
     "vocabulary": (),  # the token table is split by columns: a lookup then moves a tenth of the bytes (BUILD.md)
     "positions": (),
     "types": (),

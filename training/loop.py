@@ -26,6 +26,7 @@ from training.plot import plot_curves
 from training.preemption import Preemption
 from training.settings import TrainConfig, is_due
 from training.setup import Run, set_up
+from training.starting_point import check_longest_text
 from training.step import TrainState
 
 PLACES = ("data_dir", "workdir", "checkpoint_dir", "coordinator_address", "num_processes", "process_id")
@@ -36,6 +37,7 @@ def train(config: TrainConfig) -> int:
     check_flags(config)
     data = read_training_data(config)
     config = with_run_lengths(config, data.num_examples)
+    check_longest_text(config.model.init, config.batch.max_length)
     sharding, workdir = config.sharding, pathlib.Path(config.run.workdir)
     initialize_processes(sharding.coordinator_address, sharding.num_processes, sharding.process_id)
     layout = make_layout(sharding.shard_state, sharding.shard_devices)

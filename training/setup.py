@@ -75,9 +75,10 @@ class Run(NamedTuple):
 def set_up(config: TrainConfig, layout: Layout, data: TrainingData) -> tuple[Run, TrainState, Progress]:
     """Loads model, data and the last checkpoint, if there is one. num_steps and warmup_steps must be settled."""
     workdir, seed, mesh = pathlib.Path(config.run.workdir), config.run.seed, layout.mesh
-    model, parameters, tokenizer_folder = starting_point(config.model, config.batch.max_length, seed)
+    model, parameters, tokenizer_folder = starting_point(config.model, seed)
     tokenizer = load_tokenizer(tokenizer_folder)
-    model = dataclasses.replace(model, prompts=tuple(data.prompts.items()))  # those of the data, not --init's
+    # Prompts are those of its data, not --init's.
+    model = dataclasses.replace(model, prompts=tuple(data.prompts.items()), default_prompt_name="")
     evaluator = make_evaluator(config.evaluation, retrieval_prompts(model), has_teacher=bool(config.teacher.teacher))
     teacher = set_up_teacher(config, layout, tokenizer, data.weights) if config.teacher.teacher else None
     loader = iter(make_loader(

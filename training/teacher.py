@@ -50,7 +50,7 @@ def set_up_teacher(
     """
     loaded = load_model(config.teacher.teacher)
     pooling = config.teacher.teacher_pooling or loaded.config.pooling
-    model = dataclasses.replace(loaded.config, pooling=pooling, normalize=False)
+    model = dataclasses.replace(loaded.config, pooling=pooling, normalize=False, default_prompt_name="")
     teachers_tokenizer = load_tokenizer(loaded.tokenizer_folder)
     encoder = functools.cache(lambda: Encoder(model, loaded.parameters, teachers_tokenizer, dtype=config.model.dtype))
     fingerprint, reason = model_fingerprint(model, loaded.parameters, teachers_tokenizer), ""

@@ -67,7 +67,8 @@ def main(arguments: list[str]) -> int:
               file=sys.stderr)
         return 2
     config = MineConfig(rules=source.settings())
-    description = f"{source.name}: {source.expects}\n\nLicence: {source.licence}\n\n{__doc__}"
+    rules = sys.modules[(source.mine or source.scatter).__module__].__doc__
+    description = f"{source.name}: {source.expects}\n\nLicence: {source.licence}\n\n{rules}\n{__doc__}"
     run_program(f"python main.py mine {name}", config, functools.partial(mine, source), arguments[1:],
                 description=description)
 

@@ -173,4 +173,4 @@ REDDIT = Source(
     expects="comments, one JSON object a line: RC_YEAR-MONTH (.zst, .bz2, .xz, .gz, .jsonl), or BigQuery's JSON export",
     licence="the comments are their authors'; Reddit's terms and those of the dump's publisher apply",
     settings=RedditSettings, scatter=scatter, join=join,
-    files=r"(?!RS_|.*submissions)(?:RC_.*|.*\.(?:jsonl?|ndjson)|.*\.(?:zst|bz2|xz|gz))")
+    files=r"(?!RS_|.*submissions)(?:RC_.*|.*\.(?:jsonl?|ndjson)|.*\.(?:zst|bz2|xz|gz)|.*-[0-9]{12})")

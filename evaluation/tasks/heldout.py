@@ -97,7 +97,7 @@ def read_task(path: str) -> Task:
 
 
 def _score(embedder: "Embedder", name: str, pairs: list[tuple[str, str]]) -> Scores:
-    scores = evaluate_pairs(embedder, pairs, embedder.prompts)
+    scores = evaluate_pairs(embedder.prompted, pairs, embedder.prompts)
     items = {
         "accuracy@1": (scores.ranks == 1).astype(float).tolist(),
         "mrr@10": inverse_ranks(scores.ranks).tolist(),

@@ -1,6 +1,7 @@
 """Declarations, initial values and the configuration's errors."""
 
 import dataclasses
+import re
 
 import jax
 import numpy as np
@@ -53,6 +54,15 @@ def test_bad_configurations_are_refused():
         dataclasses.replace(MODEL, max_length=41)
     with pytest.raises(ValueError, match="dense_0 takes 33 features, but is given 32"):
         dataclasses.replace(MODEL, dense=(DenseConfig(33, 16, True, "tanh"),))
+    with pytest.raises(ValueError, match="dense_0 takes 32 features, but is given 64"):
+        dataclasses.replace(MODEL, pooling="cls+mean")
+    for pooling in ("median", "mean+", "cls+pooler", "cls mean", ""):
+        with pytest.raises(ValueError, match=f"pooling='{re.escape(pooling)}' is not pooler, one of cls, max, mean, "):
+            dataclasses.replace(MODEL, pooling=pooling)
+    with pytest.raises(ValueError, match="activation='elu' is not one of tanh, identity"):
+        DenseConfig(32, 16, True, "elu")
+    with pytest.raises(ValueError, match="default_prompt_name='b' is not one of the prompts a"):
+        dataclasses.replace(MODEL, prompts=(("a", "a: "),), default_prompt_name="b")
     with pytest.raises(ValueError, match="hidden_size=33 is not divisible by num_heads=4"):
         dataclasses.replace(ROBERTA, hidden_size=33)
     with pytest.raises(ValueError, match="needs an encoder with a pooler"):

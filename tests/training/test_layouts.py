@@ -8,6 +8,8 @@ import numpy as np
 import pytest
 
 from model.config import DenseConfig
+from model.parameters import declare
+from sharding import layout as layouts
 from sharding.layout import host_copy, make_layout
 from tests.training.test_parallel import (
     MODEL,
@@ -19,6 +21,7 @@ from tests.training.test_parallel import (
     pack,
     random_texts,
 )
+from training.checkpoint import Checkpointer, Progress
 from training.objectives.mse import mse_objective
 from training.objectives.sct import QueueOptions, sct_objective
 
@@ -87,3 +90,68 @@ def test_any_objective(shard_state, case):
 @pytest.mark.parametrize("shard_state", SHARDED)
 def test_gradient_caching(shard_state):
     assert_same_run(run("pairs", shard_state, 4, 2, encode_blocks=1), run("pairs", devices=4))
+
+
+def test_a_checkpoint_resumes_under_any_layout(tmp_path):
+    """Saved split over 8 devices; read by 1, 2 and 8 devices in other layouts. The loss goes on as if never stopped."""
+    losses = [loss for loss, _ in run("sct, momentum")[0]]
+    objective, texts_per_example, options = CASES["sct, momentum"]()
+    packed = pack(*random_texts(0, texts_per_example))
+
+    def go_on(layout, state_of, steps):
+        _, optimizer, train_step = make_step(layout, objective, texts_per_example, **options)
+        state, found = state_of(first_state(layout, objective, optimizer, seed=2)), []
+        for _ in range(steps):
+            state, metrics = train_step(state, feed(packed, layout))
+            found.append(float(metrics["loss"]))
+        return state, found
+
+    layout = make_layout("parameters", 4)
+    first, _ = go_on(layout, lambda _: first_state(layout, objective, make_step(
+        layout, objective, texts_per_example, **options)[1]), 2)
+    checkpoints = Checkpointer(tmp_path, {}, keep=1)
+    checkpoints.save(2, first, Progress(None, None, None))
+    checkpoints.close()
+    checkpoints = Checkpointer(tmp_path, {}, keep=1)
+    for shard_state, shard_devices, devices in (("none", 0, 1), ("optimizer", 8, 8), ("parameters", 2, 2)):
+        other = make_layout(shard_state, shard_devices, jax.devices()[:devices])
+        _, found = go_on(other, lambda state: checkpoints.restore(state)[0], STEPS - 2)
+        np.testing.assert_allclose(found, losses[2:], rtol=2e-6)
+    checkpoints.close()
+
+
+def test_bfloat16():
+    """Kernels are rounded to bfloat16 in every layout, and gradients are summed in float32."""
+    for shard_state in SHARDED:
+        actual, expected = (run("pairs", *case, dtype=jnp.bfloat16) for case in ((shard_state, 8, 4), ("none",)))
+        assert_same_run(actual, expected, 0.02)
+
+
+@pytest.mark.parametrize("changes", [{"hidden": ()}, {"vocabulary": layouts.SHARD}])
+def test_sharding_another_axis_is_one_line_of_the_table(changes, monkeypatch):
+    for axis, over in changes.items():
+        monkeypatch.setitem(layouts.AXES, axis, over)
+    expected = run("pairs")
+    specs = jax.tree.map(layouts.state_spec("parameters", make_layout("parameters", 2)), declare(MODEL))
+    assert layouts.shard_axis(specs["layers"]["up_kernel"]) == (1 if changes.keys() == {"vocabulary"} else 2)
+    assert layouts.shard_axis(specs["embeddings"]["token"]) == (0 if changes.keys() == {"vocabulary"} else None)
+    uncached = run.__wrapped__  # the table is another one
+    assert_same_run(uncached("pairs", "parameters", shard_devices=2), expected)
+
+
+def test_what_is_sent():
+    """Split gradients are scattered, and only what is whole is reduced everywhere."""
+    sums, scatters, gathers = {}, {}, {}
+    for shard_state in ("none", *SHARDED):
+        objective, texts_per_example, options = CASES["ring"]()
+        layout = make_layout(shard_state)
+        loss_and_gradient, optimizer, _ = make_step(layout, objective, texts_per_example, **options)
+        state = first_state(layout, objective, optimizer)
+        batch = feed(pack(*random_texts(0, texts_per_example)), layout)
+        text = jax.jit(loss_and_gradient).lower(state.parameters, {}, batch, state.step).as_text()
+        sums[shard_state], scatters[shard_state], gathers[shard_state] = (
+            text.count(f"stablehlo.{name}") for name in ("all_reduce", "reduce_scatter", "all_gather"))
+    split = len(jax.tree.leaves(declare(MODEL)))
+    assert scatters["none"] == 0 and scatters["optimizer"] == split
+    assert sums["optimizer"] - split * 2 < sums["none"], "a sum over one replica is no collective"
+    assert gathers["parameters"] > gathers["none"]

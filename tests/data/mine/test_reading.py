@@ -87,8 +87,8 @@ def test_archives(tmp_path, kind):
 
 
 def test_memory_is_bounded_for_bombs(tmp_path):
-    """100 MB of one byte, packed by each: a few MB of memory."""
-    bomb = bytes(100_000_000)
+    """60 MB of one byte, packed by each: less than half of that in memory."""
+    bomb = bytes(60_000_000)
     for packing, pack in {**PACKINGS, "7z": lambda data: archive_of("7z", {"a": data})}.items():
         if packing == "plain":
             continue

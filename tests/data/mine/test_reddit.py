@@ -133,7 +133,7 @@ def test_bigquery(tmp_path):
     for row in rows[::2]:
         del row["id"]
     write(tmp_path / "in" / "reddit_comments-000000000000.json", rows[:5])
-    write(tmp_path / "in" / "reddit_comments-000000000001.json", rows[5:])
+    write(tmp_path / "in" / "reddit_comments-000000000001", rows[5:])
     write(tmp_path / "in" / "RS_2015-01.zst", [{"title": "a post"}], zstd)
     run(tmp_path / "out", tmp_path / "in")
     assert len(read_output(tmp_path / "out", "reddit/reddit_2015")) == 12
