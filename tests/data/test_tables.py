@@ -86,6 +86,7 @@ def test_objects_with_other_keys(tmp_path):
     ({"a": "q", "b": "p", "c": "n", "d": "m"}, "query=a,positive=b,negative=c,negative=d",
      RawExample("lists", ("q", "p", "n", "m"), 1)),
     ({"a": "q", "b": {"t": ["p", "o"]}}, "query=a,positive=b.t", RawExample("lists", ("q", "p", "o"), 2)),
+    ({"a": "q", "b": [{"t": "p"}, {"t": "o"}]}, "query=a,positive=b.t", RawExample("lists", ("q", "p", "o"), 2)),
     ({"a": "q", "b.t": "p", "b": {"t": "x"}}, "query=a,positive=b.t", RawExample("pair", ("q", "p"), 1)),
     ({"a": "q", "b": "p", "s": 0.5}, "query=a,positive=b,score=s", RawExample("lists", ("q", "p"), 1, (0.5,))),
     ({"a": "q", "b": ["p", "o"], "c": ["n"], "s": [1, 2, 3]}, "query=a,positive=b,negative=c,score=s",
@@ -200,6 +201,21 @@ def test_parquet_of_lists(tmp_path, kind):
     assert found(path, "query=q,positive=in.text,negative=in.others")[3] == ("three", "drei", "e", "f")
     [first, *_] = read_examples(path, columns=columns("query=q,positive=lists,score=s"))
     assert first == (1, RawExample("lists", ("one", "a", "b"), 2, (1.0, 2.0)))
+
+
+def test_parquet_of_lists_of_structs(tmp_path):
+    passages = [[{"id": 1, "text": "a"}, {"id": 2, "text": "b"}], [{"id": 3, "text": "c"}], []]
+    inside = [{"deep": each, "other": 1} for each in passages]
+    path = parquet(tmp_path / "a.parquet", {"q": QUESTIONS, "pos": passages, "in": inside})
+    expected = {1: ("one", "a", "b"), 2: ("two", "c"), 3: 'column "pos.text" has no text'}
+    assert found(path, "query=q,positive=pos.text") == expected
+    assert found(path, "query=q,positive=in.deep.text")[1] == ("one", "a", "b")
+    with pytest.raises(ValueError, match=r'"pos" has the type list<.*: name one of pos\.id, pos\.text'):
+        found(path, "query=q,positive=pos")
+    with pytest.raises(ValueError, match=r'"pos\.id" has the type list<item: int64>'):
+        found(path, "query=q,positive=pos.id")
+    with pytest.raises(ValueError, match=r'there is no column "pos\.title": it has q, pos, in'):
+        found(path, "query=q,positive=pos.title")
 
 
 def test_parquet_of_a_training_format(tmp_path):
