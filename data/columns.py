@@ -6,9 +6,9 @@
 
 `query` holds one text. `positive` and `negative` hold a text or a list of texts, and each may be given more than once.
 `score` holds the score of the positive, or a list: one score for each positive, or for each positive and then for each
-negative. "context.contexts" is the field "contexts" of the object in "context", unless a column has that whole name.
-Columns of a .tsv or .csv without a header are numbers, from 1. In data_config.json "columns" is such a string, or an
-object: {"query": "question", "positive": "answer", "negative": ["n1", "n2"]}.
+negative. "context.contexts" is the field "contexts" of the object in "context", or of each object of a list there,
+unless a column has that whole name. Columns of a .tsv or .csv without a header are numbers, from 1. In data_config.json
+"columns" is such a string, or an object: {"query": "question", "positive": "answer", "negative": ["n1", "n2"]}.
 """
 
 from collections.abc import Sequence
@@ -86,15 +86,18 @@ def has_columns(values: dict, columns: Columns) -> bool:
 
 
 def value_at(values: dict, name: str) -> Any:
-    """The value of a column; "a.b" is field b of the object in column a."""
-    if name in values:
-        return values[name]
-    value = values
-    for part in name.split("."):
-        if not isinstance(value, dict) or part not in value:
-            raise BadLine(f'there is no column "{name}"')
-        value = value[part]
-    return value
+    """The value of a column; "a.b" is field b of the object in column a, or of each object of a list there."""
+    return values[name] if name in values else _value_below(values, name.split("."), name)
+
+
+def _value_below(value: Any, path: list[str], name: str) -> Any:
+    if not path:
+        return value
+    if isinstance(value, list):
+        return [_value_below(each, path, name) for each in value]
+    if not isinstance(value, dict) or path[0] not in value:
+        raise BadLine(f'there is no column "{name}"')
+    return _value_below(value[path[0]], path[1:], name)
 
 
 def example_by_columns(values: dict, columns: Columns) -> RawExample:

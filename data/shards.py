@@ -259,6 +259,15 @@ def read_dataset_manifest(data_dir: str | Path, name: str) -> dict:
     return manifest
 
 
+def find_prompts(data_dir: str | Path, names: Iterable[str]) -> dict[str, str]:
+    """The prompts of the first of these datasets that has any, by role; {} if none has."""
+    for name in names:
+        prompts = read_dataset_manifest(data_dir, name)["options"]["prompts"]
+        if any(prompts.values()):
+            return prompts
+    return {}
+
+
 def require_same_tokenizer(data_dir: str | Path, fingerprint: str) -> None:
     """Raises if the shards were made with another tokenizer than the model's."""
     found = read_manifest(data_dir)["tokenizer"]["fingerprint"]

@@ -4,6 +4,7 @@ A text column may be of any of Arrow's string types, dictionary-encoded or not, 
 """
 
 import contextlib
+import functools
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -22,7 +23,7 @@ class Table(NamedTuple):
 
     file: Any  # pyarrow.parquet.ParquetFile
     names: tuple[str, ...]  # of its columns, those of pandas' index left out
-    wanted: tuple[str, ...]  # columns that are read; "a.b" is a field of a struct
+    wanted: tuple[str, ...]  # columns that are read; "a.b" is a field of a struct, or of the structs of a list
 
 
 def open_table(path: Path, columns: Columns | None) -> Table:
@@ -52,7 +53,7 @@ def open_table(path: Path, columns: Columns | None) -> Table:
         wanted, scores, single = columns.names, (columns.score,), (columns.query,)
     for name in dict.fromkeys(wanted):
         _check_type(path, name, _type_of(path, schema, name), name in scores, name in single)
-    return Table(file, names, tuple(dict.fromkeys(wanted)))
+    return Table(file, names, tuple(dict.fromkeys(map(functools.partial(_to_read, schema), wanted))))
 
 
 @contextlib.contextmanager
@@ -69,20 +70,38 @@ def named_damage(path: Path) -> Iterator[None]:
 
 
 def _type_of(path: Path, schema: Any, name: str) -> Any:
-    """The Arrow type of a column, or of a field of a struct ("a.b")."""
+    """The Arrow type of a column; of a field of a struct ("a.b"), or of the structs of a list: a list of its type."""
     import pyarrow
 
     if name in schema.names:
         return schema.field(name).type
     first, *fields = name.split(".")
-    found = schema.field(first).type if first in schema.names else None
+    found, lists = (schema.field(first).type if first in schema.names else None), 0
     for field in fields:
+        while found is not None and _is_list(found):
+            found, lists = found.value_type, lists + 1
         inner = pyarrow.types.is_struct(found) if found is not None else False
         names = [found.field(i).name for i in range(found.num_fields)] if inner else []
         found = found.field(names.index(field)).type if field in names else None
     if found is None:
         raise ValueError(f'{path}: there is no column "{name}": it has {", ".join(schema.names)}')
+    for _ in range(lists):
+        found = pyarrow.list_(found)
     return found
+
+
+def _to_read(schema: Any, name: str) -> str:
+    """The name by which pyarrow reads a column: it cannot name a field of the structs of a list."""
+    if name in schema.names:
+        return name
+    first, *fields = name.split(".")
+    kind, read = schema.field(first).type, [first]
+    for field in fields:
+        if _is_list(kind):
+            break
+        kind = kind.field(kind.get_field_index(field)).type
+        read.append(field)
+    return ".".join(read)
 
 
 def _check_type(path: Path, name: str, kind: Any, is_score: bool, is_single: bool) -> None:
@@ -117,6 +136,7 @@ def _inside(name: str, kind: Any) -> str:
     """Advice for a struct: how its fields are named."""
     import pyarrow
 
+    kind = kind.value_type if _is_list(kind) else kind
     if not pyarrow.types.is_struct(kind):
         return ""
     return ": name one of " + ", ".join(f"{name}.{kind.field(i).name}" for i in range(kind.num_fields))

@@ -16,7 +16,7 @@ from absl import logging
 from jax.experimental import multihost_utils
 from jax.sharding import Mesh
 
-from data.shards import read_dataset_manifest
+from data.shards import find_prompts
 from data.teacher_store import find_teacher
 from data.tokenizer import TextTokenizer, load_tokenizer
 from inference.embedding import unit_length
@@ -64,8 +64,7 @@ def set_up_teacher(
             if config.teacher.teacher_embeddings == "stored":
                 raise
             reason = f"{error}. And "
-    prompts = next(filter(lambda prompts: any(prompts.values()), (
-        read_dataset_manifest(config.data.data_dir, name)["options"]["prompts"] for name in datasets)), {})
+    prompts = find_prompts(config.data.data_dir, datasets)
     if any(prompts.values()) or teachers_tokenizer.fingerprint != tokenizer.fingerprint:
         obstacle = f"the data has the prompts {prompts}, which are the student's" if any(prompts.values()) else (
             f"the teacher {config.teacher.teacher} has another tokenizer than the student")

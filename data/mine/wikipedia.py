@@ -84,7 +84,7 @@ class Article(NamedTuple):
 
 
 def units(paths: Sequence[Path]) -> list[Unit]:
-    """The dumps of one wiki together, as its templates may be in another file than its articles; other files alone."""
+    """The dumps of one wiki together, as templates and articles may be in different files; other files one by one."""
     wikis: dict[str, list[Path]] = {}
     for path in paths:
         wikis.setdefault(str(path) if _EXTRACTED.fullmatch(path.name) else wiki_of(path), []).append(path)

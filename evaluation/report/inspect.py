@@ -4,7 +4,7 @@
 
 Prints the datasets with their weights as probabilities and the epochs of the planned run; the lengths of texts, as
 histograms; how many texts are truncated at --max_length; texts and examples that come twice, within a dataset and in
-several; some examples, decoded; and batches as the loader packs them: packing efficiency, and the tokens of a step.
+several; some examples, decoded; and batches as the loader packs them: packing efficiency, and the tokens per step.
 Lengths are in tokens without the two special ones, except in batches. A sample is called one.
 
 With --output the same is drawn on an HTML page that needs no network. That needs plotly: pip install -e ".[report]".
@@ -137,9 +137,9 @@ def batch_rows(found: Inspection) -> list[str]:
     batches = found.batches
     return [f"batches: {len(batches.steps)} of {found.num_steps:,} steps, packed by the loader",
             f"  packing efficiency        {batches.efficiency:.3f}",
-            f"  tokens of a step          {spread(batches.real_tokens)}",
+            f"  tokens per step           {spread(batches.real_tokens)}",
             f"  with padding              {spread(batches.row_tokens)}: what the devices compute",
-            f"  texts of a step           {spread(batches.texts)}",
+            f"  texts per step            {spread(batches.texts)}",
             f"  truncated at {found.max_length:<12,} {share(batches):.2%} of the texts",
             f"  tokens of the run, about  {mean(batches.real_tokens) * found.num_steps:.3g}"]
 

@@ -17,7 +17,7 @@ from data.columns import Columns, as_json, parse_columns
 from data.examples import BadLine, RawExample
 from data.formats import csv_records
 from data.prepare import PrepareConfig, prepare
-from data.shards import open_dataset, read_dataset_manifest, read_manifest, text_id
+from data.shards import find_prompts, open_dataset, read_dataset_manifest, read_manifest, text_id
 from data.source_file import SourceFile
 from data.teacher_store import read_texts
 from data.tokenizer import load_tokenizer
@@ -86,6 +86,7 @@ def test_objects_with_other_keys(tmp_path):
     ({"a": "q", "b": "p", "c": "n", "d": "m"}, "query=a,positive=b,negative=c,negative=d",
      RawExample("lists", ("q", "p", "n", "m"), 1)),
     ({"a": "q", "b": {"t": ["p", "o"]}}, "query=a,positive=b.t", RawExample("lists", ("q", "p", "o"), 2)),
+    ({"a": "q", "b": [{"t": "p"}, {"t": "o"}]}, "query=a,positive=b.t", RawExample("lists", ("q", "p", "o"), 2)),
     ({"a": "q", "b.t": "p", "b": {"t": "x"}}, "query=a,positive=b.t", RawExample("pair", ("q", "p"), 1)),
     ({"a": "q", "b": "p", "s": 0.5}, "query=a,positive=b,score=s", RawExample("lists", ("q", "p"), 1, (0.5,))),
     ({"a": "q", "b": ["p", "o"], "c": ["n"], "s": [1, 2, 3]}, "query=a,positive=b,negative=c,score=s",
@@ -202,6 +203,21 @@ def test_parquet_of_lists(tmp_path, kind):
     assert first == (1, RawExample("lists", ("one", "a", "b"), 2, (1.0, 2.0)))
 
 
+def test_parquet_of_lists_of_structs(tmp_path):
+    passages = [[{"id": 1, "text": "a"}, {"id": 2, "text": "b"}], [{"id": 3, "text": "c"}], []]
+    inside = [{"deep": each, "other": 1} for each in passages]
+    path = parquet(tmp_path / "a.parquet", {"q": QUESTIONS, "pos": passages, "in": inside})
+    expected = {1: ("one", "a", "b"), 2: ("two", "c"), 3: 'column "pos.text" has no text'}
+    assert found(path, "query=q,positive=pos.text") == expected
+    assert found(path, "query=q,positive=in.deep.text")[1] == ("one", "a", "b")
+    with pytest.raises(ValueError, match=r'"pos" has the type list<.*: name one of pos\.id, pos\.text'):
+        found(path, "query=q,positive=pos")
+    with pytest.raises(ValueError, match=r'"pos\.id" has the type list<item: int64>'):
+        found(path, "query=q,positive=pos.id")
+    with pytest.raises(ValueError, match=r'there is no column "pos\.title": it has q, pos, in'):
+        found(path, "query=q,positive=pos.title")
+
+
 def test_parquet_of_a_training_format(tmp_path):
     table = {"query": ["q", "r", None], "pos": [["a"], ["b", "c"], ["d"]], "neg": [["n"], None, ["o"]], "id": [1, 2, 3]}
     assert found(parquet(tmp_path / "a.parquet", table)) == {1: ("q", "a", "n"), 2: ("r", "b", "c"),
@@ -300,7 +316,8 @@ def test_prepare_with_settings_of_each_dataset(tmp_path, model, capsys):
     write_lines(source / "b.jsonl", [{"question": "one", "answer": "two"}])
     write_lines(source / "c.jsonl", [{"set": ["one", "red"]}])
     entries = [{"name": "a.parquet", "weight": 2, "columns": {"query": "p", "positive": "q"}, "query_prompt": ""},
-               {"name": "b.jsonl", "weight": 1}, {"name": "c.jsonl", "weight": 1, "document_prompt": "query:"},
+               {"name": "b.jsonl", "weight": 1}, {"name": "c.jsonl", "weight": 1, "query_prompt": "query:",
+                                             "document_prompt": "query:"},
                {"name": "d.csv", "weight": 9, "lines": 5}]
     (tmp_path / "config.json").write_text(json.dumps(entries))
     options = {"data_config": str(tmp_path / "config.json"), "columns": ("query=question", "positive=answer"),
@@ -318,6 +335,10 @@ def test_prepare_with_settings_of_each_dataset(tmp_path, model, capsys):
     assert lengths == {"a.parquet": [1, 3], "b.jsonl": [3, 3], "c.jsonl": [3, 3]}
     manifest = read_dataset_manifest(out, "a.parquet")
     assert manifest["options"]["prompts"] == {"query": "", "document": "answer:"} and manifest["lines"] == 2
+    assert find_prompts(out, ["a.parquet"]) == {"query": "", "document": "answer:"}
+    run_prepare((source, out), model, allow_missing=True, **options | {"query_prompt": "", "document_prompt": ""})
+    assert find_prompts(out, ["a.parquet", "b.jsonl"]) == {}
+    assert find_prompts(out, ["a.parquet", "c.jsonl"]) == {"query": "query:", "document": "query:"}
     assert [entry["name"] for entry in json.loads((out / "data_config.json").read_text())] == [
         "a.parquet", "b.jsonl", "c.jsonl"]
 
