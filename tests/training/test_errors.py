@@ -10,7 +10,7 @@ from absl import flags as absl_flags
 
 from flags import define_flags
 from training.settings import ModelSettings
-from training.starting_point import starting_point
+from training.starting_point import starting_model
 
 
 @pytest.mark.parametrize("flags, devices, message", [
@@ -61,8 +61,8 @@ def test_usage_errors_make_nothing(run_main, tiny_flags, tmp_path, flags, messag
 
 
 def test_encode_length_is_cut_to_the_position_table(tiny_model, logged):
-    start = starting_point(ModelSettings(init=str(tiny_model), random_init=True, encode_length=600), seed=0)
-    assert start.model.max_length == start.model.encoder.max_positions == 512
+    model, _ = starting_model(ModelSettings(init=str(tiny_model), random_init=True, encode_length=600), {})
+    assert model.max_length == model.encoder.max_positions == 512
     assert logged() == ["--encode_length=600 is above the position table: texts are cut at its 512 tokens"]
 
 
