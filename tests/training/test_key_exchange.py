@@ -14,7 +14,7 @@ from model.parameters import declare, initialize
 from plan.counts import matrix_flops
 from sharding.mesh import DATA_AXIS, make_mesh, replicate
 from tests.training.test_parallel import (
-    MODEL,
+    ONE_LAYER,
     assert_trees_close,
     make_objective,
     make_step,
@@ -118,7 +118,7 @@ def test_same_training_steps(texts_per_example):
         objective = make_objective(texts_per_example == 2, exchange)
         loss_and_gradient, _, _ = make_step(mesh, objective, texts_per_example, dropout=False)
         train_step = make_train_step(loss_and_gradient, optimizer, optax.constant_schedule(0.01), mesh, objective)
-        state = initial_state(replicate(initialize(declare(MODEL), jax.random.key(1)), mesh), optimizer, objective)
+        state = initial_state(replicate(initialize(declare(ONE_LAYER), jax.random.key(1)), mesh), optimizer, objective)
         losses = []
         for _ in range(3):
             state, metrics = train_step(state, batch)

@@ -1,5 +1,6 @@
 """The loss and its gradient are those of the global batch, on any number of devices."""
 
+import dataclasses
 import functools
 
 import jax
@@ -27,6 +28,8 @@ MODEL = ModelConfig(
     ),
     pooling="mean", dense=(), normalize=True, max_length=32,
 )
+ONE_LAYER = dataclasses.replace(MODEL, encoder=dataclasses.replace(MODEL.encoder, num_layers=1))
+"""For tests that need no second layer: on the CPU each layer is compiled."""
 
 
 def random_texts(seed: int, texts_per_example: int, missing_negatives: bool = False):
@@ -96,7 +99,7 @@ def make_objective(symmetric, key_exchange="all_gather", learn_scale=False):
     )
 
 
-def make_step(mesh, objective, texts_per_example, dropout, encode_blocks=0, model=MODEL):
+def make_step(mesh, objective, texts_per_example, dropout, encode_blocks=0, model=ONE_LAYER):
     loss_and_gradient = make_loss_and_gradient(
         model, mesh, objective, texts_per_example=texts_per_example, dropout_seed=3 if dropout else None,
         dtype=jnp.float32, remat=False, encode_blocks=encode_blocks,
@@ -133,7 +136,7 @@ def test_gradient_is_that_of_the_global_mean_loss(texts_per_example, symmetric):
     assert 0 < metrics["accuracy_at_1"] < 1 and metrics["share_left_out"] > 0
     for count in (1, 2, 8):
         mesh = make_mesh(jax.devices()[:count])
-        loss_and_gradient, _, _ = make_step(mesh, make_objective(symmetric), texts_per_example, dropout=False)
+        loss_and_gradient, _, _ = make_step(mesh, make_objective(symmetric), texts_per_example, False, model=MODEL)
         batch = place(pack(texts, ids), mesh)
         ours = jax.jit(loss_and_gradient)(replicate(parameters, mesh), {}, batch, jnp.zeros((), jnp.int32))
         np.testing.assert_allclose(ours[0], loss, rtol=1e-5)
@@ -152,7 +155,7 @@ def test_steps_do_not_depend_on_the_number_of_devices(texts_per_example):
         mesh = make_mesh(jax.devices()[:count])
         objective = make_objective(symmetric=texts_per_example == 2)
         _, optimizer, train_step = make_step(mesh, objective, texts_per_example, dropout=True)
-        state = initial_state(replicate(initialize(declare(MODEL), jax.random.key(1)), mesh), optimizer, objective)
+        state = initial_state(replicate(initialize(declare(ONE_LAYER), jax.random.key(1)), mesh), optimizer, objective)
         losses = []
         for packed in batches:
             state, metrics = train_step(state, place(packed, mesh))
@@ -176,7 +179,7 @@ def test_encoding_in_parts_gives_the_gradient_of_the_whole(texts_per_example, de
     """Gradient caching, with dropout: the second pass must draw the masks of the first."""
     packed = pack(*random_texts(7, texts_per_example))
     mesh = make_mesh(jax.devices()[:devices])
-    parameters = replicate(initialize(declare(MODEL), jax.random.key(1)), mesh)
+    parameters = replicate(initialize(declare(ONE_LAYER), jax.random.key(1)), mesh)
     whole, in_parts = (
         jitted_gradient(devices, texts_per_example, blocks)(parameters, {}, place(packed, mesh), jnp.int32(3))
         for blocks in (0, encode_blocks)
@@ -188,7 +191,7 @@ def test_encoding_in_parts_gives_the_gradient_of_the_whole(texts_per_example, de
 def test_dropout_changes_the_loss():
     packed = pack(*random_texts(0, 2))
     mesh = make_mesh(jax.devices()[:1])
-    parameters = replicate(initialize(declare(MODEL), jax.random.key(1)), mesh)
+    parameters = replicate(initialize(declare(ONE_LAYER), jax.random.key(1)), mesh)
     losses = [
         jax.jit(make_step(mesh, make_objective(True), 2, dropout)[0])(
             parameters, {}, place(packed, mesh), jnp.int32(step))[0]
@@ -201,7 +204,7 @@ def test_one_reduction_a_step():
     """Loss, gradient of all parameters and metric sums are reduced together: no other all-reduce has their size."""
     mesh = make_mesh()
     loss_and_gradient, _, _ = make_step(mesh, make_objective(True), 2, dropout=True)
-    parameters = replicate(initialize(declare(MODEL), jax.random.key(1)), mesh)
+    parameters = replicate(initialize(declare(ONE_LAYER), jax.random.key(1)), mesh)
     batch = place(pack(*random_texts(0, 2)), mesh)
     text = jax.jit(loss_and_gradient).lower(parameters, {}, batch, jnp.int32(0)).as_text()
     reductions = text.count("stablehlo.all_reduce")
@@ -219,7 +222,7 @@ def test_learned_scale():
         mesh = make_mesh(jax.devices()[:count])
         objective = make_objective(True, learn_scale=True)
         loss_and_gradient, _, _ = make_step(mesh, objective, 2, dropout=False)
-        parameters = initialize(declare(MODEL) | objective.parameters, jax.random.key(0))
+        parameters = initialize(declare(ONE_LAYER) | objective.parameters, jax.random.key(0))
         np.testing.assert_allclose(np.exp(parameters["contrastive"]["log_scale"]), SCALE, rtol=1e-6)
         run, batch = jax.jit(loss_and_gradient), place(pack(*texts), mesh)
 
@@ -234,7 +237,7 @@ def test_learned_scale():
         gradients.append(gradient["contrastive"]["log_scale"])
         np.testing.assert_allclose(metrics["scale"], SCALE, rtol=1e-6)
     fixed, _, _ = make_step(mesh, make_objective(True), 2, dropout=False)
-    model_alone = {name: parameters[name] for name in declare(MODEL)}
+    model_alone = {name: parameters[name] for name in declare(ONE_LAYER)}
     expected = jax.jit(fixed)(replicate(model_alone, mesh), {}, batch, jnp.int32(0))[0]
     np.testing.assert_allclose(losses, [expected] * 2, rtol=1e-5)
     np.testing.assert_allclose(gradients, slopes, rtol=1e-3)

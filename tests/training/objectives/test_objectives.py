@@ -1,6 +1,5 @@
 """SCT, L_CD and the mean squared error against plain float64 loops, queue order included, on 1, 2 and 8 devices."""
 
-import dataclasses
 import functools
 
 import jax
@@ -12,7 +11,7 @@ from jax.sharding import PartitionSpec
 
 from model.parameters import declare, initialize
 from sharding.mesh import DATA_AXIS, make_mesh, replicate
-from tests.training.test_parallel import MODEL, assert_trees_close, make_step, pack, place, random_texts
+from tests.training.test_parallel import ONE_LAYER, assert_trees_close, make_step, pack, place, random_texts
 from training.objectives.mse import mse_objective, principal_axes
 from training.objectives.objective import Embedded, add_objectives
 from training.objectives.sct import QueueOptions, sct_objective, teacher_objective
@@ -20,7 +19,6 @@ from training.step import initial_state, make_train_step
 
 BLOCKS, EXAMPLES, WIDTH = 8, 2, 6  # packing blocks, examples a block
 B = BLOCKS * EXAMPLES
-ONE_LAYER = dataclasses.replace(MODEL, encoder=dataclasses.replace(MODEL.encoder, num_layers=1))
 OPTIONS = QueueOptions(size=2 * B, num_queues=2, reference_temperature=0.2, temperature=0.3, weight=1.0,
                        dtype=jnp.float32, implementation="xla", seed=5)
 
@@ -238,7 +236,7 @@ def run_steps(devices, reference="own", dropout=True, encode_blocks=0, with_teac
     if with_teacher:
         objective = add_objectives(objective, teacher_objective(width, width, batch_size, options))
     mesh = make_mesh(jax.devices()[:devices])
-    loss_and_gradient, _, _ = make_step(mesh, objective, 2, dropout, encode_blocks, ONE_LAYER)
+    loss_and_gradient, _, _ = make_step(mesh, objective, 2, dropout, encode_blocks)
     optimizer = optax.sgd(0.1)  # Adam would divide small gradients by their rounding
     train_step = make_train_step(loss_and_gradient, optimizer, optax.constant_schedule(0.1), mesh, objective)
     parameters = initialize(declare(ONE_LAYER) | objective.parameters, jax.random.key(1))
