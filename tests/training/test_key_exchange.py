@@ -10,12 +10,11 @@ import pytest
 from jax.sharding import PartitionSpec
 
 from kernels.contrastive import xla
-from model.parameters import declare, initialize
 from plan.counts import matrix_flops
-from sharding.mesh import DATA_AXIS, make_mesh, replicate
+from sharding.mesh import DATA_AXIS, make_mesh
 from tests.training.test_parallel import (
-    ONE_LAYER,
     assert_trees_close,
+    first_state,
     make_objective,
     make_step,
     pack,
@@ -23,7 +22,7 @@ from tests.training.test_parallel import (
     random_texts,
 )
 from training.objectives.contrastive import KeyExchange, batch_metrics, contrastive_loss
-from training.step import initial_state, make_train_step
+from training.step import make_train_step
 
 EXCHANGES = KeyExchange.__args__
 BLOCKS, EXAMPLES, WIDTH = 24, 3, 16  # packing blocks, examples a block: 9 examples on each of 8 devices
@@ -118,7 +117,7 @@ def test_same_training_steps(texts_per_example):
         objective = make_objective(texts_per_example == 2, exchange)
         loss_and_gradient, _, _ = make_step(mesh, objective, texts_per_example, dropout=False)
         train_step = make_train_step(loss_and_gradient, optimizer, optax.constant_schedule(0.01), mesh, objective)
-        state = initial_state(replicate(initialize(declare(ONE_LAYER), jax.random.key(1)), mesh), optimizer, objective)
+        state = first_state(mesh, objective, optimizer)
         losses = []
         for _ in range(3):
             state, metrics = train_step(state, batch)

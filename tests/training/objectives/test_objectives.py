@@ -9,13 +9,21 @@ import optax
 import pytest
 from jax.sharding import PartitionSpec
 
-from model.parameters import declare, initialize
-from sharding.mesh import DATA_AXIS, make_mesh, replicate
-from tests.training.test_parallel import ONE_LAYER, assert_trees_close, make_step, pack, place, random_texts
+from model.parameters import initialize
+from sharding.mesh import DATA_AXIS, make_mesh
+from tests.training.test_parallel import (
+    ONE_LAYER,
+    assert_trees_close,
+    first_state,
+    make_step,
+    pack,
+    place,
+    random_texts,
+)
 from training.objectives.mse import mse_objective, principal_axes
 from training.objectives.objective import Embedded, add_objectives
 from training.objectives.sct import QueueOptions, sct_objective, teacher_objective
-from training.step import initial_state, make_train_step
+from training.step import make_train_step
 
 BLOCKS, EXAMPLES, WIDTH = 8, 2, 6  # packing blocks, examples a block
 B = BLOCKS * EXAMPLES
@@ -239,8 +247,7 @@ def run_steps(devices, reference="own", dropout=True, encode_blocks=0, with_teac
     loss_and_gradient, _, _ = make_step(mesh, objective, 2, dropout, encode_blocks)
     optimizer = optax.sgd(0.1)  # Adam would divide small gradients by their rounding
     train_step = make_train_step(loss_and_gradient, optimizer, optax.constant_schedule(0.1), mesh, objective)
-    parameters = initialize(declare(ONE_LAYER) | objective.parameters, jax.random.key(1))
-    state, losses = initial_state(replicate(parameters, mesh), optimizer, objective), []
+    state, losses = first_state(mesh, objective, optimizer), []
     for seed in range(3):
         packed = pack(*random_texts(seed, 2))
         targets = np.random.default_rng(seed).standard_normal((8, 6, width)).astype(np.float32)
