@@ -180,7 +180,8 @@ def define_flags(config: Any, flag_values: flags.FlagValues = flags.FLAGS) -> No
         elif kind in (int, float):
             flags.DEFINE(_Number(kind, bounds), name, default, help_text, flag_values)
         else:
-            define = {bool: flags.DEFINE_bool, str: flags.DEFINE_string, Repeated: flags.DEFINE_multi_string}[kind]
+            define = {bool: flags.DEFINE_bool, str: flags.DEFINE_string, str | None: flags.DEFINE_string,
+                      Repeated: flags.DEFINE_multi_string}[kind]
             define(name, default, help_text, flag_values=flag_values)
 
 
@@ -243,7 +244,7 @@ def _headline(setting: Setting) -> str:
         notes.append(str(setting.range))
     if setting.kind is bool:
         shown = f"--{setting.name}={str(setting.default).lower()}"
-    elif setting.required or setting.default in ("", ()):
+    elif setting.required or setting.default in ("", (), None):
         shown = f"--{setting.name}="
     elif isinstance(setting.default, tuple):
         shown = f"--{setting.name}={','.join(map(str, setting.default))}"

@@ -14,7 +14,9 @@ from sharding.host import keep_freed_memory
 
 # command -> (module, config dataclass, function); the module is imported only when its command runs.
 COMMANDS = {
+    "mine": ("data.mine.mine", "MineConfig", "mine"),
     "prepare": ("data.prepare", "PrepareConfig", "prepare"),
+    "inspect": ("evaluation.report.inspect", "InspectConfig", "inspect"),
     "teach": ("inference.teach", "TeachConfig", "teach"),
     "train": ("training.loop", "TrainConfig", "train"),
     "distill": ("training.distill", "DistillConfig", "distill"),
@@ -25,7 +27,7 @@ COMMANDS = {
     "convert": ("model.files.convert", "ConvertConfig", "convert"),
     "export": ("model.files.export", "ExportConfig", "export"),
 }
-TAKES_OTHERS = ("sweep", "report")  # commands whose function also takes the arguments that are no flags of their own
+TAKES_OTHERS = ("sweep", "report", "inspect")  # commands whose function also takes arguments that are no flags
 
 
 def usage() -> str:
@@ -43,13 +45,16 @@ def main(argv: list[str]) -> int:
     if command not in COMMANDS:
         print(f"main.py: unknown command {command!r}; one of {', '.join(COMMANDS)}", file=sys.stderr)
         return 2
-    keep_freed_memory()
+    if command != "mine":
+        keep_freed_memory()
     module_name, config_name, function_name = COMMANDS[command]
     try:
         module = importlib.import_module(module_name)
     except KeyboardInterrupt:
         print(f"main.py {command}: stopped by Ctrl-C", file=sys.stderr)
         return 130
+    if command == "mine":  # its flags are those of the source that the next argument names
+        return module.main(argv[2:])
     run_program(f"python main.py {command}", getattr(module, config_name), getattr(module, function_name), argv[2:],
                 description=module.__doc__, takes_others=command in TAKES_OTHERS)
 

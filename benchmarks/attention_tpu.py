@@ -26,6 +26,7 @@ from plan.programs import (
     compile_layer,
     compile_train_step,
     prepare_compiler,
+    topology_layout,
     topology_mesh,
 )
 
@@ -88,9 +89,10 @@ def measure(config: AttentionBenchmarkConfig, target: Target, encoder: str, leng
 
 
 def measure_step(config: AttentionBenchmarkConfig, target: Target, encoder: str) -> Pair:
-    mesh, model, length = topology_mesh(target.topology), encoder_model(encoder, config.layers), config.row_lengths[0]
+    layout, model = topology_layout(target.topology), encoder_model(encoder, config.layers)
+    length = config.row_lengths[0]
     rows = config.tokens // int(length)
-    return Pair(*[compile_train_step(mesh, model, target.dtype, examples=rows, rows=rows, row_length=int(length),
+    return Pair(*[compile_train_step(layout, model, target.dtype, examples=rows, rows=rows, row_length=int(length),
                                      remat=False, attention_implementation=implementation)
                   for implementation in ("xla", "tpu")])
 

@@ -35,6 +35,7 @@ from plan.programs import (
     compile_similarity,
     compile_train_step,
     prepare_compiler,
+    topology_layout,
     topology_mesh,
 )
 
@@ -144,12 +145,12 @@ def measure_loss(config: CompileBenchmarkConfig, target: Target) -> LossResult:
 
 
 def measure_step(config: CompileBenchmarkConfig, topology: str, dtype: jnp.dtype) -> StepResult:
-    mesh, model = topology_mesh(topology), bert(config.width, config.layers)
-    program = compile_train_step(mesh, model, dtype, examples=config.step_batch, rows=config.step_batch,
+    layout, model = topology_layout(topology), bert(config.width, config.layers)
+    program = compile_train_step(layout, model, dtype, examples=config.step_batch, rows=config.step_batch,
                                  row_length=ROW_LENGTH)
     found = collectives(program.compiled.as_text())
-    keys = mesh.size * config.step_batch
-    return StepResult(mesh.size, compile_time(program), program.cpu_seconds, program.temp_bytes, found,
+    keys = layout.mesh.size * config.step_batch
+    return StepResult(layout.mesh.size, compile_time(program), program.cpu_seconds, program.temp_bytes, found,
                       gradient_reductions(found, model, keys * config.width))
 
 

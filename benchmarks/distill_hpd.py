@@ -105,7 +105,7 @@ def benchmark(config: DistillBenchmarkConfig) -> None:
 def teacher_scores(config: DistillBenchmarkConfig, teacher: str, sample: list[str], sts_path: pathlib.Path) -> list:
     """STS-B dev Spearman x 100 of the teacher, and of its embeddings projected onto their principal axes."""
     from inference.encoder import Encoder  # imports JAX
-    from sharding.mesh import make_mesh
+    from sharding.layout import make_mesh
     from training.objectives.mse import principal_axes
 
     pairs = read_sts(sts_path, "dev")

@@ -77,7 +77,7 @@ class OurTrainer:
     """The steps of `main.py train`, a block of seconds at a time."""
 
     def __init__(self, config, data_dir: pathlib.Path, workdir: pathlib.Path, dtype: str, encode_blocks: int = 0):
-        from sharding.mesh import make_mesh  # imports JAX
+        from sharding.layout import make_mesh  # imports JAX
         from training.checks import read_training_data
         from training.feed import Feed
         from training.settings import TrainConfig

@@ -48,6 +48,15 @@ def new_folder(target: str | os.PathLike, *, replace: bool = False) -> Iterator[
         shutil.rmtree(temporary, ignore_errors=True)
 
 
+def copy_files(source: Path, target: Path) -> None:
+    """Copies what a folder holds, links followed, but not the permissions: the umask decides them."""
+    for place, _, names in os.walk(source, followlinks=True):
+        folder = target / Path(place).relative_to(source)
+        folder.mkdir(exist_ok=True)
+        for name in names:
+            shutil.copyfile(Path(place, name), folder / name)
+
+
 def check_replaceable(folder: Path) -> None:
     """Raises ValueError if new_folder(folder, replace=True) would find a file, or files that it did not write."""
     if folder.exists() and not folder.is_dir():
@@ -109,6 +118,21 @@ def write_json(path: Path, value: Any) -> None:
     """Writes a JSON file, whole or not at all."""
     with new_file(path) as file:
         file.write((json.dumps(value, indent=1, ensure_ascii=False) + "\n").encode())
+
+
+def model_folder(folder: Path) -> Path:
+    """The folder itself, or its export/ if it is the WORKDIR of a training run and so no model.
+
+    Raises ValueError for a run that has exported nothing yet.
+    """
+    if any((folder / name).exists() for name in ("allpairs.json", "modules.json", "config.json")):
+        return folder
+    if (folder / "export" / "modules.json").exists():
+        return folder / "export"
+    if any((folder / name).exists() for name in ("checkpoints", "metrics.jsonl", "lock")):
+        raise ValueError(f"{folder} is a training run without an export yet: a run writes export/ when it is scored, "
+                         "or at its end if no scores are asked for. Its `main.py train` command continues it")
+    return folder
 
 
 def hub_snapshot(name: str, allow_patterns: list[str], ignore_patterns: list[str] | None = None) -> Path:

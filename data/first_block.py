@@ -7,12 +7,15 @@
 
 import collections
 import contextlib
+import io
 import json
 import re
 from collections.abc import Callable
 from pathlib import Path
 
-from data.formats import BadLine, BlankLine, SourceFile, parse_line, split_lines
+from data.examples import BadLine
+from data.formats import Layout, csv_records, parse_records, split_lines
+from data.source_file import SourceFile
 
 FEW_VALUES, MANY_TEXTS = 10, 100  # a last column of so few different cells beside so many first texts holds labels
 COLUMN_WORDS = frozenset((
@@ -25,23 +28,22 @@ COLUMN_WORDS = frozenset((
 _NUMBER = re.compile(r"[-+]?(\d+([.,]\d*)?|[.,]\d+)([eE][-+]?\d+)?")
 
 
-def check_first_block(path: Path, tsv_header: bool, tsv: str, max_bad_share: float) -> None:
+def check_first_block(source: SourceFile, max_bad_share: float) -> None:
     """Raises ValueError if the first block of a file shows that prepare would misread it."""
-    source = SourceFile(path, tsv_header, tsv)
+    path = source.path
     with contextlib.closing(source.blocks()) as blocks:
         first_line, block = next(blocks)
-    lines = split_lines(block)
-    _check_lines(path, first_line, lines, source.syntax, max_bad_share)
-    rows = _rows(lines, source.syntax)
+    _check_lines(path, first_line, block, source.layout, max_bad_share)
+    rows = _rows(block, source.syntax)
     if rows and not source.columns and _is_header(rows, source.syntax == "parallel"):
-        advice = "set --tsv_header" if source.syntax in ("tsv", "parallel") else "delete it"
+        advice = "delete it" if source.syntax == "json" else "set --tsv_header"
         raise ValueError(f"{path}: its first line looks like column names ({', '.join(rows[0])}): {advice}")
-    if source.syntax != "parallel" and (column := _column_of_values(rows)):
+    if source.syntax != "parallel" and source.layout.columns is None and (column := _column_of_values(rows)):
         example = next(row[column - 1] for row in rows if len(row) >= column)
         raise ValueError(
             f"{path}: column {column} holds numbers or labels, such as {example!r}, that would be trained as texts: "
-            "keep only the columns of texts (--tsv says how columns are read), or score the file as an STS evaluation "
-            'file. If they are texts, write the file as .jsonl lines of {"query": ..., "pos": [...]}'
+            "keep only the columns of texts or name them (--columns), or score the file as an STS evaluation file. "
+            'If they are texts, write the file as .jsonl lines of {"query": ..., "pos": [...]}'
         )
 
 
@@ -56,26 +58,21 @@ def named_reasons(path: Path, bad_lines: list[tuple[int, str]]) -> str:
         for reason, count in counts.most_common(3))
 
 
-def _check_lines(path: Path, first_line: int, lines: list[bytes], syntax: str, max_bad_share: float) -> None:
-    bad_lines, good = [], 0
-    for number, line in enumerate(lines, start=first_line):
-        try:
-            parse_line(line, syntax)
-            good += 1
-        except BlankLine:
-            pass
-        except BadLine as reason:
-            bad_lines.append((number, str(reason)))
-    read = good + len(bad_lines)
+def _check_lines(path: Path, first_line: int, block: bytes, layout: Layout, max_bad_share: float) -> None:
+    parsed = list(parse_records(first_line, block, layout))
+    bad_lines = [(number, str(found)) for number, found in parsed if isinstance(found, BadLine)]
+    read, good = len(parsed), len(parsed) - len(bad_lines)
     if bad_lines and (not good or len(bad_lines) > max(max_bad_share, 0.5) * read):
         found = f"{len(bad_lines):,} of the first {read:,} lines are bad" if good else f"no example in {read:,} lines"
         raise ValueError(f"{path}: {found}: {named_reasons(path, bad_lines)}")
 
 
-def _rows(lines: list[bytes], syntax: str) -> list[list[str]]:
-    """The cells of each line that has columns: of a .tsv file, and JSON lists."""
+def _rows(block: bytes, syntax: str) -> list[list[str]]:
+    """The cells of each line that has columns: of a .tsv or .csv file, and JSON lists."""
+    if syntax == "csv":
+        return [[cell.strip() for cell in cells] for _, cells in csv_records(io.BytesIO(block)) if cells]
     rows = []
-    for line in lines:
+    for line in [] if syntax == "parquet" else split_lines(block):
         text = line.decode(errors="replace").strip("\r\n")
         if syntax in ("tsv", "parallel") and text.strip():
             rows.append([cell.strip() for cell in text.split("\t")])

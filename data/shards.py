@@ -41,7 +41,7 @@ import resource
 import struct
 import threading
 import zlib
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import Literal, NamedTuple
 
@@ -237,7 +237,15 @@ def read_manifest(data_dir: str | Path) -> dict:
     manifest = json.loads(path.read_text())
     if manifest.get("format") != FORMAT_VERSION:
         raise ValueError(f"{path}: format {manifest.get('format')}, this code reads {FORMAT_VERSION}: prepare again")
+    _require_keys(path, manifest, ("tokenizer", "datasets", "prompts"))
     return manifest
+
+
+def _require_keys(path: Path, values: dict, keys: Iterable[str]) -> None:
+    missing = [key for key in keys if key not in values]
+    if missing:
+        raise ValueError(f"{path} has no {' and no '.join(map(repr, missing))}: an older version wrote it. Run "
+                         "`main.py prepare` with this --data_dir again")
 
 
 def read_dataset_manifest(data_dir: str | Path, name: str) -> dict:
@@ -246,7 +254,18 @@ def read_dataset_manifest(data_dir: str | Path, name: str) -> dict:
     path = Path(data_dir) / name / "manifest.json"
     if name not in known or not path.exists():
         raise ValueError(f"unknown dataset {name!r}: {data_dir} has {', '.join(known)}")
-    return json.loads(path.read_text())
+    manifest = json.loads(path.read_text())
+    _require_keys(path, manifest.get("options", {}), ("prompts",))
+    return manifest
+
+
+def find_prompts(data_dir: str | Path, names: Iterable[str]) -> dict[str, str]:
+    """The prompts of the first of these datasets that has any, by role; {} if none has."""
+    for name in names:
+        prompts = read_dataset_manifest(data_dir, name)["options"]["prompts"]
+        if any(prompts.values()):
+            return prompts
+    return {}
 
 
 def require_same_tokenizer(data_dir: str | Path, fingerprint: str) -> None:

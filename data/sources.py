@@ -1,39 +1,81 @@
 """Which files below --source_dir are datasets, and which files are left out.
 
 Linked files and folders are read like others. A folder that is reached twice, as in a loop of links, is read once:
-under its own name if it has one below --source_dir, else under the first link to it.
+under its own name if it has one below --source_dir, else under the first link to it. In a folder of a hub data set only
+the files of the training split are datasets (data/hub_folder.py).
 """
 
 import collections
 import os
 import re
+from collections.abc import Sequence
 from pathlib import Path
 
-from data.formats import SUFFIXES, syntax_of
-from data.mixture import read_data_config
+from data.data_config import Entry
+from data.formats import known_suffixes, syntax_of
+from data.hub_folder import README, training_files
 
 NAMED_FILES = 10  # of those that are left out; all are counted
 READ_ALREADY, NO_FILE = " (a link to a folder that is read already)", " (a broken link or no plain file)"
-_NOTICE = re.compile(r"(read[ _-]?me|licen[sc]es?|copying|copyright|notice)([ ._-].*)?\.txt(\.gz)?", re.IGNORECASE)
+OTHER_SPLIT = " (not of the training split)"
+_NOTICE = re.compile(r"(read[ _-]?me|licen[sc]es?|copying|copyright|notice)([ ._-].*)?\.txt(\.\w+)?", re.IGNORECASE)
 
 
-def find_datasets(source_dir: Path, data_config: str, data_dir: Path) -> tuple[list[str], str]:
-    """(names of the datasets, a sentence about the files that are left out, or "").
+def find_datasets(source_dir: Path, data_dir: Path) -> tuple[list[str], str]:
+    """(names of the datasets: all training files, a sentence about the files that are left out, or "").
 
-    The datasets are those of data_config, else every training file. A name is the file's path below source_dir.
+    A name is the file's path below source_dir.
     """
     files, others = _walk(source_dir, data_dir)
-    if data_config:
-        names = list(read_data_config(data_config))
-        for name in names:
-            _require_training_file(data_config, source_dir, name, files)
-        return names, ""
     found = [name for name in files if not _NOTICE.fullmatch(os.path.basename(name))]
-    left_out = _left_out(sorted([*others, *set(files) - set(found)]))
+    notices = set(files) - set(found)
+    other_splits = _other_splits(source_dir, found, others)
+    found = [name for name in found if name not in other_splits]
+    left_out = _left_out(sorted([*others, *notices, *(name + OTHER_SPLIT for name in other_splits)]))
     if not found:
-        raise ValueError(f"no training file in {source_dir}: names end in {_suffixes()}"
+        raise ValueError(f"no training file in {source_dir}: names end in {known_suffixes()}"
                          + (f"; {left_out}" if left_out else ""))
     return found, left_out
+
+
+def check_files(
+    source_dir: Path, data_config: str, data_dir: Path, entries: Sequence[Entry], allow_missing: bool
+) -> tuple[list[Entry], str]:
+    """(the entries of data_config whose files are there, a list of the missing files with their lines, or "").
+
+    Raises ValueError with that list, unless allow_missing is set; if no file is there; and for a file whose name is not
+    that of a training file.
+    """
+    for entry in entries:
+        if syntax_of(entry.name) is None:
+            raise ValueError(f"{data_config}: {entry.name} is no training file: names end in {known_suffixes()}")
+    present = [entry for entry in entries if (source_dir / entry.name).is_file()]
+    missing = [entry for entry in entries if not (source_dir / entry.name).is_file()]
+    if not missing:
+        return present, ""
+    rows = [f"missing {source_dir / entry.name}: "
+            + ("unknown lines" if entry.lines is None else f"{entry.lines:,} lines") for entry in missing]
+    lines = sum(entry.lines or 0 for entry in missing)
+    summary = (f"{data_config}: {len(missing):,} of its {len(entries):,} files"
+               + (f", of {lines:,} lines," if lines else "") + " are missing")
+    listed = "\n".join([*rows, summary])
+    if allow_missing and present:
+        return present, f"{listed}: they are left out"
+    files, _ = _walk(source_dir, data_dir)
+    named = ", ".join(files[:NAMED_FILES]) + (", ..." if len(files) > NAMED_FILES else "") or "no training file"
+    advice = "name another --source_dir" if not present else "add them, or set --allow_missing"
+    raise ValueError(f"{listed}; {source_dir} has {named}: {advice}")
+
+
+def _other_splits(source_dir: Path, files: list[str], others: list[str]) -> set[str]:
+    """The training files that lie in a folder of a hub data set and are not of its training split."""
+    found = set()
+    for readme in (name for name in others if os.path.basename(name) == README):
+        below = readme.removesuffix(README)
+        names = [name.removeprefix(below) for name in files if name.startswith(below)]
+        kept = training_files(source_dir / readme, names)
+        found |= set() if kept is None else {below + name for name in set(names) - set(kept)}
+    return found
 
 
 def _walk(source_dir: Path, data_dir: Path) -> tuple[list[str], list[str]]:
@@ -78,15 +120,6 @@ def _kind(name: str) -> str:
     """The suffix of a file that is left out, in lower case."""
     if name.endswith((READ_ALREADY, NO_FILE)):
         return "links or special files"
+    if name.endswith(OTHER_SPLIT):
+        return "of other splits"
     return os.path.splitext(name)[1].lower() or "without a suffix"
-
-
-def _require_training_file(data_config: str, source_dir: Path, name: str, files: list[str]) -> None:
-    if not (source_dir / name).is_file():
-        raise ValueError(f"{data_config}: unknown dataset {name!r}: {source_dir} has {', '.join(files) or 'none'}")
-    if syntax_of(name) is None:
-        raise ValueError(f"{data_config}: {name} is no training file: names end in {_suffixes()}")
-
-
-def _suffixes() -> str:
-    return f"{', '.join(SUFFIXES)}, or one of these and .gz"

@@ -29,9 +29,9 @@ from typing import Literal, NamedTuple
 
 import numpy as np
 
+from data.columns import parse_columns
 from data.drawing import NO_TEXT
 from data.files import write_json
-from data.formats import SourceFile
 from data.shards import (
     DatasetReader,
     RecordReader,
@@ -43,6 +43,7 @@ from data.shards import (
     text_id,
     verify_shard,
 )
+from data.source_file import SourceFile
 from data.tokenizer import TextTokenizer
 from data.writer import ShardWriter, blocks_of, named_write_errors, new_partial, parse_block, replace_folder
 
@@ -193,7 +194,8 @@ def read_texts(source_dir: str | Path, dataset: DatasetReader, tokenizer: TextTo
       ValueError: the text ids of a line are not those of the example that it should be, or examples are left over.
     """
     options = dataset.manifest["options"]
-    source = SourceFile(Path(source_dir) / dataset.name, options["tsv_header"], options["tsv"])
+    columns = parse_columns(options["columns"], dataset.name)
+    source = SourceFile(Path(source_dir) / dataset.name, options["tsv_header"], options["tsv"], columns)
     stored, number = _stored_ids(dataset), 0
     expected = next(stored)
     for block in blocks_of(source, options["max_tokens_per_text"]):

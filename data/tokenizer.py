@@ -24,7 +24,7 @@ import numpy as np
 from absl import logging
 from tokenizers import AddedToken, Tokenizer, decoders, models, normalizers, pre_tokenizers, processors
 
-from data.files import hub_snapshot, read_json, write_json
+from data.files import hub_snapshot, model_folder, read_json, write_json
 
 # Characters of a text that are tokenised. No model here reads more than 512 tokens, so the cap changes nothing that is
 # trained on, and a text of 1 MB costs what one of 100 kB does.
@@ -100,6 +100,10 @@ class TextTokenizer:
         encodings = self._tokenizer.encode_batch_fast(capped, add_special_tokens=False)
         return [np.array(encoding.ids, np.int32) for encoding in encodings]
 
+    def decode(self, tokens: np.ndarray) -> str:
+        """The text of token ids [n], as near to the original as the tokenizer keeps it."""
+        return self._tokenizer.decode(tokens.tolist())
+
     @functools.cached_property
     def fingerprint(self) -> str:
         """SHA-256 of the parts of the canonical tokenizer.json that decide which tokens a text becomes."""
@@ -166,9 +170,10 @@ def _download(name: str) -> Path:
 
 
 def _tokenizer_folder(folder: Path) -> Path:
-    """The folder itself, or the transformer part of a sentence-transformers folder that keeps it apart."""
+    """The folder itself, or where a sentence-transformers folder or a WORKDIR of a training run keeps it."""
     if any((folder / name).exists() for name in ("tokenizer.json", "vocab.txt", "vocab.json")):
         return folder
+    folder = model_folder(folder)
     if (folder / "modules.json").exists():
         return folder / read_json(folder / "modules.json")[0]["path"]
     return folder

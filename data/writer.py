@@ -18,9 +18,10 @@ from typing import Any, NamedTuple
 import numpy as np
 from array_record.python.array_record_module import ArrayRecordReader
 
+from data.examples import NO_PROMPTS, BadLine, Prompts, RawExample
 from data.files import write_json
 from data.first_block import named_reasons
-from data.formats import NO_PROMPTS, BadLine, BlankLine, Prompts, RawExample, SourceFile, parse_line, split_lines
+from data.formats import Layout, parse_records
 from data.shards import (
     FORMAT_VERSION,
     Example,
@@ -32,6 +33,7 @@ from data.shards import (
     text_id,
     token_dtype,
 )
+from data.source_file import SourceFile
 from data.tokenizer import TextTokenizer, load_tokenizer
 
 NAMED_BAD_LINES = 1000  # bad lines that a manifest names; all are counted, by reason
@@ -42,11 +44,11 @@ _worker_tokenizer: TextTokenizer | None = None
 
 
 class Block(NamedTuple):
-    """Some lines, and what a worker needs to know to tokenise them."""
+    """Some lines or rows, and what a worker needs to know to tokenise them."""
 
     first_line: int
     lines: bytes
-    syntax: str
+    layout: Layout
     file_kind: str | None  # None: no good line yet
     max_tokens: int
     prompts: Prompts = NO_PROMPTS
@@ -82,16 +84,13 @@ def tokenise_in_worker(block: Block) -> TokenisedBlock:
 def parse_block(block: Block) -> tuple[list[tuple[int, RawExample]], list[tuple[int, str]]]:
     """(line number, example) of the good lines, (line number, reason) of the bad ones."""
     numbered, bad_lines = [], []
-    for number, line in enumerate(split_lines(block.lines), start=block.first_line):
-        try:
-            raw = parse_line(line, block.syntax)
-            if raw.file_kind != block.file_kind:
-                raise BadLine(f"{_article(raw.file_kind)} in a file of {_plural(block.file_kind)}")
+    for number, raw in parse_records(block.first_line, block.lines, block.layout):
+        if isinstance(raw, BadLine):
+            bad_lines.append((number, str(raw)))
+        elif raw.file_kind != block.file_kind:
+            bad_lines.append((number, f"{_article(raw.file_kind)} in a file of {_plural(block.file_kind)}"))
+        else:
             numbered.append((number, raw))
-        except BlankLine:
-            pass
-        except BadLine as reason:
-            bad_lines.append((number, str(reason)))
     return numbered, bad_lines
 
 
@@ -138,20 +137,18 @@ def blocks_of(source: SourceFile, max_tokens: int, prompts: Prompts = NO_PROMPTS
     """
     file_kind = None
     for first_line, lines in source.blocks():
-        file_kind = file_kind or _first_kind(lines, source.syntax)
+        file_kind = file_kind or _first_kind(first_line, lines, source.layout)
         if (file_kind == "set" or source.syntax == "text") and prompts.query != prompts.document:
             raise ValueError(
                 f"{source.path}: its texts are neither queries nor documents, so they take the same prompt, not "
                 f"--query_prompt={prompts.query!r} and --document_prompt={prompts.document!r}"
             )
-        yield Block(first_line, lines, source.syntax, file_kind, max_tokens, prompts)
+        yield Block(first_line, lines, source.layout, file_kind, max_tokens, prompts)
 
 
-def _first_kind(lines: bytes, syntax: str) -> str | None:
-    for line in split_lines(lines):
-        with contextlib.suppress(BadLine):
-            return parse_line(line, syntax).file_kind
-    return None
+def _first_kind(first_line: int, lines: bytes, layout: Layout) -> str | None:
+    parsed = (raw.file_kind for _, raw in parse_records(first_line, lines, layout) if not isinstance(raw, BadLine))
+    return next(parsed, None)
 
 
 class ShardWriter:

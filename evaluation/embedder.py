@@ -9,36 +9,49 @@ import jax
 import numpy as np
 from jax.experimental import multihost_utils
 
-from data.formats import Prompts
+from data.examples import Prompts
 from inference.encoder import Encoder
-from model.files.modules import retrieval_prompts
+from model.files.modules import default_prompt, retrieval_prompts
 
 
 class Embedder:
     """Embeds texts with one model and remembers them, so that no text is encoded twice in all the tasks of a run.
 
     Embeddings are those before normalisation: the squared error of translations needs them, and cosine ignores length.
+    The model's default prompt, if it has one, is put before the texts. A teacher's is not: it reads texts alone.
     """
 
-    def __init__(self, encoder: Encoder, teacher: "Embedder | None" = None):
+    def __init__(self, encoder: Encoder, teacher: "Embedder | None" = None, *, is_teacher: bool = False):
         self.encoder = encoder
         self.teacher = teacher  # for tasks that compare the model's embeddings with a teacher's
         self.prompts: Prompts = retrieval_prompts(encoder.config)
+        self._default_prompt = "" if is_teacher else default_prompt(encoder.config)
         self._row_of: dict[str, int] = {}
         self._embeddings = np.zeros((0, encoder.config.embedding_size), np.float32)
 
     def __call__(self, texts: list[str]) -> np.ndarray:
         """[n, D] float32."""
-        self.remember(texts)
+        return self.prompted(self._with_default_prompt(texts))
+
+    def prompted(self, texts: list[str]) -> np.ndarray:
+        """[n, D] float32 of texts that have all their prompts already."""
+        self._remember(texts)
         return self._embeddings[[self._row_of[text] for text in texts]]
 
     def remember(self, texts: Iterable[str], *, progress: bool = False) -> None:
         """Encodes the texts that are new, a share in each process. Every process must call it with the same texts."""
+        self._remember(self._with_default_prompt(texts), progress=progress)
+
+    def _with_default_prompt(self, texts: Iterable[str]) -> list[str]:
+        prompt = self._default_prompt
+        return [prompt + text.strip() for text in texts] if prompt else list(texts)
+
+    def _remember(self, texts: Iterable[str], *, progress: bool = False) -> None:
         new = [text for text in dict.fromkeys(texts) if text not in self._row_of]
         if not new:
             return
         share = new[jax.process_index()::jax.process_count()]
-        embeddings = self.encoder.encode(share, normalize=False, progress=progress)
+        embeddings = self.encoder.encode(share, prompt_name="", normalize=False, progress=progress)
         if jax.process_count() > 1:
             embeddings = _gather_shares(embeddings, len(new))
         first = len(self._embeddings)
@@ -47,7 +60,7 @@ class Embedder:
 
     @property
     def texts(self) -> list[str]:
-        """The distinct texts embedded so far."""
+        """The distinct texts embedded so far, with their prompts."""
         return list(self._row_of)
 
 

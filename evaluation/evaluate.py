@@ -2,9 +2,10 @@
 
     python main.py evaluate --model=MODEL --suite=sts --data_dir=DIR --output=results.json
 
-Every file is read and checked before the model is loaded, and each distinct text is embedded once. Only held-out pairs
-and retrieval put the model's prompts, if it has any, before queries and candidates. --output also writes
-results.items.json.gz beside results.json: the scores of each pair and query, for `main.py report`.
+Every file is read and checked before the model is loaded, and each distinct text is embedded once. Held-out pairs and
+retrieval put the model's own prompts, if it has any, before queries and candidates; the other tasks put its default
+prompt, if it has one, before each text. --output also writes results.items.json.gz beside results.json: the scores of
+each pair and query, for `main.py report`.
 """
 
 import collections
@@ -148,11 +149,12 @@ def evaluate(config: EvaluateConfig) -> None:
 
     from evaluation.embedder import Embedder
     from inference.encoder import Encoder
-    from sharding.mesh import initialize_processes
+    from sharding.processes import initialize_processes
 
     initialize_processes(config.coordinator_address, config.num_processes, config.process_id)
     load = functools.partial(Encoder.load, dtype=config.dtype)
-    embedder = Embedder(load(config.model), teacher=Embedder(load(config.teacher)) if config.teacher else None)
+    teacher = Embedder(load(config.teacher), is_teacher=True) if config.teacher else None
+    embedder = Embedder(load(config.model), teacher)
     scored, errors = [], []
     for task in score_tasks(embedder, tasks):
         (errors if isinstance(task, ValueError) else scored).append(task)

@@ -78,14 +78,19 @@ class MtebEncoder:
             progress=options.get("show_progress_bar", True),
         )
 
-    def _prompt_name(self, task_metadata: "TaskMetadata", prompt_type: "PromptType | None") -> str:
-        """The model's prompt for a task, as in mteb, else for a query or document, as in sentence-transformers."""
+    def _prompt_name(self, task_metadata: "TaskMetadata", prompt_type: "PromptType | None") -> str | None:
+        """The model's prompt for a task, as in mteb, else for a query or document, as in sentence-transformers.
+
+        None, for the model's default prompt, if the task has neither.
+        """
         from mteb.models.abs_encoder import get_prompt_name
 
         if name := get_prompt_name(self.prompts, task_metadata, prompt_type):
             return name
-        is_document = prompt_type is not None and prompt_type.value == "document"
-        return next((name for name in DOCUMENT_PROMPTS if is_document and name in self.prompts), "")
+        if prompt_type is None:
+            return None
+        candidates = DOCUMENT_PROMPTS if prompt_type.value == "document" else ("query",)
+        return next((name for name in candidates if name in self.prompts), "")
 
     def similarity(self, embeddings1: "Array", embeddings2: "Array") -> "torch.Tensor":  # [n, D], [M, D] -> [n, M]
         from mteb.similarity_functions import cos_sim

@@ -79,7 +79,7 @@ def describe_texts(embedder: "Embedder") -> dict:
         return {"token_counts": [], "random_cosines": [], "neighbours": []}
     generator = np.random.default_rng(0)
     sample = [texts[row] for row in generator.permutation(len(texts))[:SAMPLE_TEXTS]]
-    embeddings = unit_length(embedder(sample))
+    embeddings = unit_length(embedder.prompted(sample))
     cosines = embeddings @ embeddings.T
     above = cosines[np.triu_indices(len(sample), 1)]
     np.fill_diagonal(cosines, -np.inf)

@@ -1,8 +1,10 @@
 """Texts of any length -> calls of few fixed shapes: sorted by length, packed into rows, rows gathered into calls.
 
-Legend: P devices, R rows a device, L tokens a row, S texts a row at most, T = R * S text slots a device.
-Each shape (R, L) is one compiled program, so there are few: L is a power of two, R * L is the same for every full call,
-and texts that do not fill a call wait for more of their length, or in the end join the next longer row length.
+Each shape (R, L) is one compiled program, so there are few: L is a power of two, and R L is the same for every full
+call. Texts that do not fill a call wait for more of their length; those that are left in the end go into longer rows.
+
+Legend: P packing blocks, one per device; R rows per block, L tokens per row, S the most texts per row, T = R S slots
+for texts per block.
 """
 
 from collections.abc import Iterable, Iterator
@@ -42,8 +44,8 @@ def make_calls(
 ) -> Iterator[Call]:
     """Packs every text of the windows (lists of token arrays, numbered on from one to the next) into calls.
 
-    A text goes to the shortest row that is twice as long as itself, as two such texts or more fill a row well and
-    attention costs more in longer rows; one of more than half the longest row goes there too.
+    A text goes to the shortest rows that are twice as long as itself: two such texts or more fill a row well, and
+    attention costs more in longer rows. Texts longer than half the longest row go there too.
     """
     lengths = row_lengths(max_length)
     waiting = {length: Waiting(np.zeros(0, np.int64), []) for length in lengths}
@@ -86,7 +88,7 @@ def _full_calls(texts: Waiting, row_length: int, batch_tokens: int, num_devices:
 
 
 def _last_call(texts: Waiting, lengths: list[int], num_devices: int, pad_id: int) -> Call:
-    """The texts that are left in the end, in the shortest rows that hold them; rows a device: a power of two."""
+    """The texts that are left in the end, in the shortest rows that hold them. R is a power of two."""
     sizes = np.array([len(text) for text in texts.texts], np.int64)
     row_length = next(length for length in lengths if length >= sizes.max())
     placement = pack_rows(sizes, row_length, max_segments(row_length))

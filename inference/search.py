@@ -1,11 +1,12 @@
 """Exact search: the k documents with the largest inner product for each query, over a corpus that is never whole.
 
-The corpus comes in windows of embeddings. A window is split over this process's devices, the queries are on each; a
-device holds the best k that it has seen for each query, and merges a window into them. Processes search windows of
-their own. What they found meets once, at the end, so that memory grows with queries * k and with a window alone.
+The corpus comes in windows of embeddings. A window is split over this process's devices, and each device has all
+queries. A device keeps the best k documents that it has seen for each query, and merges those of the next window into
+them. Each process searches windows of its own. Their results are merged once, at the end, so that memory grows only
+with Q k and with the size of a window.
 
-Legend: Q = queries, D = devices of this process, P = processes, W = rows of a window, w = W / D rows on a device,
-b = queries compared with them at once, d = embedding width.
+Legend: Q queries, q queries compared at a time, N documents of a window, n = N / W on one device, W devices of this
+process, H processes, D width of the embeddings.
 """
 
 import functools
@@ -15,9 +16,9 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 from jax.experimental import multihost_utils
-from jax.sharding import NamedSharding, PartitionSpec
+from jax.sharding import NamedSharding
 
-from sharding.mesh import DATA_AXIS, make_mesh
+from sharding.layout import DEVICES, SPLIT, WHOLE, make_mesh
 
 LARGEST_WINDOW = 32768  # 50 MB of embeddings of width 384
 WINDOW_STEP = 1024  # a window of a multiple of it needs no padding on any usual number of devices
@@ -26,7 +27,7 @@ CHUNK = 32  # of the rows that share a maximum, see _block_top_k
 
 
 def window_rows(num_documents: int, processes: int = 1) -> int:
-    """Rows of a window, at most LARGEST_WINDOW, such that all processes get as many windows, up to WINDOW_STEP."""
+    """Rows of a window: a multiple of WINDOW_STEP, at most LARGEST_WINDOW, with as many windows for each process."""
     rounds = -(-num_documents // (processes * LARGEST_WINDOW))
     share = -(-num_documents // (processes * max(1, rounds)))
     return min(-(-share // WINDOW_STEP) * WINDOW_STEP, LARGEST_WINDOW)
@@ -41,8 +42,8 @@ def exact_search(
     processes. If the corpus has fewer than k documents the rest of a row is -inf and -1. Products are float32's.
 
     Args:
-        queries: [Q, d] float32, the same in every process.
-        windows: (number of its first document in the corpus, embeddings [at most `rows`, d]), this process's own, by
+        queries: [Q, D] float32, the same in every process.
+        windows: (number of its first document in the corpus, embeddings [at most `rows`, D]), this process's own, by
             ascending number. The next window is asked for while this one is searched.
         rows: the most rows of a window, in any process.
         devices: of this process; None: all of them.
@@ -51,7 +52,7 @@ def exact_search(
     per_device = -(-rows // (mesh.size * CHUNK)) * CHUNK
     blocks = -(-len(queries) // QUERY_BLOCK)
     block = -(-len(queries) // blocks)
-    by_device, everywhere = NamedSharding(mesh, PartitionSpec(DATA_AXIS)), NamedSharding(mesh, PartitionSpec())
+    by_device, everywhere = NamedSharding(mesh, SPLIT), NamedSharding(mesh, WHOLE)
     query_blocks = jax.device_put(_padded(queries, blocks * block).reshape(blocks, block, -1), everywhere)
     shape = mesh.size, blocks, block, k
     best = jax.device_put((np.full(shape, -np.inf, np.float32), np.full(shape, -1, np.int32)), by_device)
@@ -66,7 +67,7 @@ def exact_search(
     scores, documents = (np.asarray(part).reshape(mesh.size, -1, k)[:, :len(queries)] for part in best)
     if jax.process_count() > 1:
         scores, documents = (part.reshape(-1, *part.shape[2:])
-                             for part in multihost_utils.process_allgather((scores, documents)))  # [P, D, Q, k]
+                             for part in multihost_utils.process_allgather((scores, documents)))  # [H, W, Q, k]
     return _merged(scores, documents, k)
 
 
@@ -91,20 +92,20 @@ def _compiled(mesh: jax.sharding.Mesh):
     """(best, query blocks, window, first, count) -> best, in which the window's documents compete."""
 
     def local(best, query_blocks, window, first, count):
-        # best ([1, blocks, b, k], the same), query_blocks [blocks, b, d], window [w, d]
-        number = jax.lax.axis_index(DATA_AXIS) * len(window) + jnp.arange(len(window), dtype=jnp.int32)
-        documents = jnp.where(number < count, first + number, -1)  # [w]
+        # best ([1, blocks, q, k], the same), query_blocks [blocks, q, D], window [n, D]
+        number = jax.lax.axis_index(DEVICES) * len(window) + jnp.arange(len(window), dtype=jnp.int32)
+        documents = jnp.where(number < count, first + number, -1)  # [n]
 
         def search_block(operands):
             best_scores, best_documents, queries = operands
-            scores = jnp.einsum("bd,wd->bw", queries, window, precision="highest")
+            scores = jnp.einsum("qd,nd->qn", queries, window, precision="highest")
             return _block_top_k(best_scores, best_documents, scores, documents)
 
         with jax.named_scope("exact_search"):
             scores, documents = jax.lax.map(search_block, (best[0][0], best[1][0], query_blocks))
         return scores[None], documents[None]
 
-    shard, whole = PartitionSpec(DATA_AXIS), PartitionSpec()
+    shard, whole = SPLIT, WHOLE
     return jax.jit(
         jax.shard_map(local, mesh=mesh, in_specs=(shard, whole, shard, whole, whole), out_specs=shard),
         donate_argnums=0,
@@ -112,15 +113,15 @@ def _compiled(mesh: jax.sharding.Mesh):
 
 
 def _block_top_k(
-    best_scores: jax.Array,  # [b, k], the largest first
-    best_documents: jax.Array,  # [b, k] of earlier windows
-    scores: jax.Array,  # [b, w]
-    documents: jax.Array,  # [w] ascending; -1: none
+    best_scores: jax.Array,  # [q, k], the largest first
+    best_documents: jax.Array,  # [q, k] of earlier windows
+    scores: jax.Array,  # [q, n]
+    documents: jax.Array,  # [n] ascending; -1: none
 ) -> tuple[jax.Array, jax.Array]:
     """The best k of both, exactly; of equal scores the first document.
 
-    The k largest of w scores lie in those k chunks of CHUNK neighbours that have the largest maxima, and a top-k of
-    w / CHUNK maxima, then of k * CHUNK scores, is cheaper than one of w. Candidates keep the corpus's order, in which
+    The k largest of n scores lie in those k chunks of CHUNK neighbours that have the largest maxima, and a top-k of
+    n / CHUNK maxima, then of k CHUNK scores, is cheaper than one of n. Candidates keep the corpus's order, in which
     top_k resolves ties; the chunk that it leaves out for a tie comes after k others with as large a score.
     """
     block, k = best_scores.shape

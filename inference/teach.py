@@ -2,10 +2,10 @@
 
     python main.py teach --teacher=MODEL --source_dir=SRC --data_dir=DIR
 
-The teacher reads the source text with a tokenizer of its own, and without the prompts of `main.py prepare`: those are
-the student's, who learns to give the embedding of the text alone. The embeddings are written as the teacher's last head
-gives them, not normalised; format and checks: data/teacher_store.py. The last line names the teacher's fingerprint, by
-which the loader finds them. The same command run again skips the datasets that are finished.
+The teacher reads the source texts with its own tokenizer and without any prompt: prompts are the student's, which
+learns to give the embedding of the text by itself. The embeddings are written as the teacher's last head gives them,
+not normalised (format and checks: data/teacher_store.py). The last line that is printed names the teacher's
+fingerprint, by which the loader finds them. Run again, the same command skips the datasets that are finished.
 """
 
 import dataclasses
@@ -33,26 +33,30 @@ from flags import REQUIRED, flag
 from inference.encoder import Encoder
 from model.files.weights import load_model, model_fingerprint
 
-WINDOW_TEXTS = 1 << 14  # embedded at once; a window's embeddings are in memory: 64 MiB of width 1024
+WINDOW_TEXTS = 1 << 14  # embedded at once and held in memory: 64 MiB at width 1024
 
 
 @dataclasses.dataclass(frozen=True)
 class TeachConfig:
-    teacher: str = flag(REQUIRED, "MODEL: a folder (ours, Hugging Face's, sentence-transformers') or a hub id")
+    teacher: str = flag(REQUIRED, "MODEL: a folder (ours, Hugging Face's, sentence-transformers', or the WORKDIR of a "
+                                  "training run) or a hub id")
     source_dir: str = flag(REQUIRED, "folder of training files that data_dir was prepared from")
     data_dir: str = flag(REQUIRED, "folder that `prepare` wrote; DATA_DIR/<dataset>/teacher-<fingerprint>/ is written")
-    data_config: str = flag("", "JSON list of {name, lines, weight}: its datasets alone; empty: all of data_dir")
+    data_config: str = flag("", "file with a JSON list of {name, lines, weight}: the datasets to embed; empty: all")
     texts: Literal["all", "first"] = flag(
-        "all", "texts of an example that are embedded; first: the query (HPD, multilingual distillation), all: SCT")
-    dtype: Literal["float32", "float16"] = flag("float32", "how the numbers are stored")
-    teacher_dtype: Literal["float32", "bfloat16"] = flag("float32", "compute dtype of the teacher")
-    pooling: Literal["", "mean", "cls", "max", "pooler"] = flag("", "the teacher's pooling; empty: as the model says")
+        "all", "texts of each example that are embedded. all: each of them (SCT); first: the query (HPD, multilingual "
+        "distillation)")
+    dtype: Literal["float32", "float16"] = flag("float32", "number format in which embeddings are stored")
+    teacher_dtype: Literal["float32", "bfloat16"] = flag(
+        "float32", "number format of the teacher's activations and matrix products")
+    pooling: Literal["", "mean", "cls", "max", "pooler"] = flag(
+        "", "pooling of the teacher's tokens; empty: as --teacher says")
     batch_tokens: int = flag(
         0, "tokens encoded at once on each device; 0: 2048 on CPUs, 32768 on other devices", minimum=0)
 
 
 def teach(config: TeachConfig) -> None:
-    """Runs the command. Raises ValueError for a folder, a source or a teacher that do not fit, before any work."""
+    """Runs the command. Raises ValueError, before any work, for a folder, a source or a teacher that do not fit."""
     names = list(read_data_config(config.data_config)) if config.data_config else [
         dataset["name"] for dataset in read_manifest(config.data_dir)["datasets"]
     ]
@@ -90,11 +94,12 @@ def teach(config: TeachConfig) -> None:
 def embed_examples(
     encoder: Encoder, examples: Iterator[ExampleTexts], texts: str, dtype: np.dtype, name: str, bar: tqdm
 ) -> Iterator[bytes]:
-    """The record of each example. A text that comes more than once in a window is embedded once."""
+    """The record of each example. A text that occurs more than once in a window is embedded once."""
     if texts == "first":
         examples = (ExampleTexts(example.texts[:1], example.text_ids[:1]) for example in examples)
     for window in windows(examples):
-        embeddings = encoder.encode([text for example in window for text in example.texts], normalize=False)
+        embeddings = encoder.encode(
+            [text for example in window for text in example.texts], prompt_name="", normalize=False)
         with np.errstate(over="ignore"):
             embeddings = embeddings.astype(dtype)
         finite = np.isfinite(embeddings).all(axis=1)

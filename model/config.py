@@ -4,6 +4,8 @@ from dataclasses import dataclass
 from typing import Any, Literal
 
 FAMILIES = ("bert", "roberta", "xlm-roberta", "distilbert")
+POOLING_MODES = ("cls", "max", "mean", "mean_sqrt_len_tokens", "weightedmean", "lasttoken")  # sentence-transformers'
+HEAD_ACTIVATIONS = ("tanh", "identity", "gelu", "relu", "sigmoid", "silu")
 ACTIVATIONS = {"gelu": "gelu", "gelu_new": "gelu_new", "gelu_pytorch_tanh": "gelu_new", "relu": "relu"}
 
 
@@ -17,7 +19,7 @@ class EncoderConfig:
     num_layers: int
     num_heads: int
     intermediate_size: int
-    max_positions: int  # tokens a text may have; RoBERTa's position table has `position_offset` rows more
+    max_positions: int  # the most tokens of a text; RoBERTa's position table has `position_offset` rows more
     type_vocab_size: int  # 0: no type table (DistilBERT)
     activation: Literal["gelu", "gelu_new", "relu"]  # "gelu" is the exact one, "gelu_new" the tanh form
     layer_norm_epsilon: float
@@ -37,12 +39,17 @@ class EncoderConfig:
 
 @dataclass(frozen=True)
 class DenseConfig:
-    """A head after pooling: activation(x @ kernel + bias)."""
+    """A head after pooling: activation(x @ kernel + bias), or that of x / |x| if normalize_input."""
 
     in_features: int
     out_features: int
     bias: bool
-    activation: Literal["tanh", "identity"]
+    activation: Literal["tanh", "identity", "gelu", "relu", "sigmoid", "silu"]  # "gelu" is the exact one
+    normalize_input: bool = False
+
+    def __post_init__(self):
+        if self.activation not in HEAD_ACTIVATIONS:
+            raise ValueError(f"activation={self.activation!r} is not one of {', '.join(HEAD_ACTIVATIONS)}")
 
 
 @dataclass(frozen=True)
@@ -50,28 +57,43 @@ class ModelConfig:
     """Text in, embedding out: encoder, pooling, dense heads, L2 normalisation."""
 
     encoder: EncoderConfig
-    pooling: Literal["mean", "cls", "max", "pooler"]
+    pooling: str  # one of POOLING_MODES, several of them joined by "+" (concatenated in this order), or "pooler"
     dense: tuple[DenseConfig, ...]
     normalize: bool
-    max_length: int  # tokens a text is truncated to, special tokens included
-    prompts: tuple[tuple[str, str], ...] = ()  # (name, what is put before a text); a text gets none unless asked for
+    max_length: int  # tokens per text that are read, special tokens included; longer texts are truncated
+    prompts: tuple[tuple[str, str], ...] = ()  # (name, what is put before a text)
+    default_prompt_name: str = ""  # of the prompt that a text gets unless another one is asked for; "": none
 
     def __post_init__(self):
+        unknown = set(self.pooling.split("+")) - set(POOLING_MODES)
+        if unknown and self.pooling != "pooler":
+            raise ValueError(f"pooling={self.pooling!r} is not pooler, one of {', '.join(POOLING_MODES)}, or some of "
+                             "these joined by +")
         if self.pooling == "pooler" and not self.encoder.pooler:
             raise ValueError("pooling='pooler' needs an encoder with a pooler layer, but encoder.pooler is False")
+        if self.default_prompt_name and self.default_prompt_name not in dict(self.prompts):
+            raise ValueError(f"default_prompt_name={self.default_prompt_name!r} is not one of the prompts "
+                             f"{', '.join(dict(self.prompts))}")
+        if self.max_length < 3:
+            raise ValueError(f"max_length={self.max_length} leaves no room for a token between the two special ones: "
+                             "at least 3 are needed")
         if self.max_length > self.encoder.max_positions:
             raise ValueError(
                 f"max_length={self.max_length} is above the position table's {self.encoder.max_positions}: lower it"
             )
-        width = self.encoder.hidden_size
+        width = self.pooled_size
         for index, dense in enumerate(self.dense):
             if dense.in_features != width:
                 raise ValueError(f"dense_{index} takes {dense.in_features} features, but is given {width}")
             width = dense.out_features
 
     @property
+    def pooled_size(self) -> int:
+        return self.encoder.hidden_size * len(self.pooling.split("+"))
+
+    @property
     def embedding_size(self) -> int:
-        return self.dense[-1].out_features if self.dense else self.encoder.hidden_size
+        return self.dense[-1].out_features if self.dense else self.pooled_size
 
 
 # Our field -> the key in config.json, for BERT and RoBERTa, and for DistilBERT, which has its own names.

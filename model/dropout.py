@@ -1,7 +1,7 @@
-"""Dropout masks from a counter-based integer hash: a mask is a function of (seed, step, block, row, layer, site) alone.
+"""Dropout masks from a counter-based integer hash: a mask depends only on (seed, step, block, row, layer, site).
 
-No state, nothing stored for the backward pass, the same bits on every backend; and as the row is named by its packing
-block, a mask depends neither on the number of devices nor on the number of rows of the other blocks.
+There is no state, nothing is stored for the backward pass, and every backend gives the same bits. A row is named by its
+packing block, so a mask depends neither on the number of devices nor on the number of rows of the other blocks.
 """
 
 from typing import NamedTuple
@@ -12,12 +12,12 @@ import numpy as np
 
 from kernels.dropout import DropoutKeys, keep_mask
 
-# Sites of a layer; the embeddings are a site of "layer" 0 too, whose number no layer site has.
+# Sites of a layer. The embeddings count as one of layer 0; no layer has a site of that number.
 EMBEDDINGS, ATTENTION_PROBABILITIES, ATTENTION_OUTPUT, FEED_FORWARD_OUTPUT = range(4)
 
 
 class DropoutSeed(NamedTuple):
-    """Names a step's masks. Both may be traced."""
+    """Names the masks of a step. Both may be traced."""
 
     seed: jax.Array | int  # [] uint32
     step: jax.Array | int  # [] uint32
@@ -31,7 +31,7 @@ def _mix(state: jax.Array) -> jax.Array:
 
 
 def _absorb(keys: DropoutKeys, word: jax.Array | int) -> DropoutKeys:
-    """The keys after one more 32-bit word of input (scalar, or one a row)."""
+    """The keys after one more 32-bit word of input (scalar, or one per row)."""
     word = jnp.asarray(word, jnp.uint32)
     return DropoutKeys(
         _mix(keys.low * np.uint32(0x9E3779B1) + word), _mix((keys.high ^ word) * np.uint32(0x7FEB352D) + np.uint32(1))

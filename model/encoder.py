@@ -1,7 +1,9 @@
 """The encoder: BERT, MiniLM, TinyBERT, RoBERTa, DistilRoBERTa, XLM-RoBERTa and DistilBERT over packed rows of texts.
 
-r rows, L tokens a row, D hidden size, h heads, d features a head, F intermediate size. A row holds several texts, told
-apart by segment ids; positions restart in each and attention never leaves one (Devlin et al. 2019; post-norm layers).
+A row holds several texts, told apart by segment ids. Positions restart in each text and attention never leaves one.
+Layers are post-norm (Devlin et al. 2019).
+
+Legend: r rows, L tokens per row, D hidden size, h heads, d = D / h, F width of the feed-forward layer.
 """
 
 import functools
@@ -22,7 +24,8 @@ from model.dropout import (
     dropout,
     site_keys,
 )
-from model.parameters import Tree
+from model.parameters import Tree, declare_embeddings, declare_layers, gather_weights, one_layer
+from sharding.shares import look_up
 
 
 def encode(
@@ -39,31 +42,42 @@ def encode(
 ) -> jax.Array:
     """Hidden states [r, L, D] in `dtype`; those of unused tokens mean nothing, but are finite.
 
-    remat keeps only each layer's input for the backward pass and computes the rest again.
+    The parameters may be shares of a layout (sharding/layout.py): each layer's are gathered when it is its turn.
+    remat keeps only each layer's input for the backward pass, and computes or gathers the rest again.
     """
-    hidden = embed_tokens(parameters["embeddings"], config, tokens, positions, dropout).astype(dtype)
+    hidden = embed_tokens(parameters["embeddings"], config, tokens, positions, dropout, dtype).astype(dtype)
+    declared = one_layer(declare_layers(config))
 
     def layer(hidden, inputs):
-        index, weights = inputs
+        index, shares = inputs
+        weights = gather_weights(shares, declared, dtype)
         return transformer_layer(
             weights, config, hidden, segments, index, dropout, attention_implementation), None
 
     if remat:
         layer = jax.checkpoint(layer)
     indices = jnp.arange(config.num_layers, dtype=jnp.uint32)
-    # On the CPU a loop copies what it keeps of each layer, for a quarter of the time; elsewhere compiling all would
-    # take minutes.
+    # On the CPU a loop spends a quarter of its time on copies of what it keeps of each layer; elsewhere compiling all
+    # layers one by one would take minutes.
     unroll = config.num_layers if device_kind() == "cpu" else 1
     hidden, _ = jax.lax.scan(layer, hidden, (indices, parameters["layers"]), unroll=unroll)
     return hidden
 
 
 def embed_tokens(
-    weights: Tree, config: EncoderConfig, tokens: jax.Array, positions: jax.Array, keys: DropoutKeys | None
+    shares: Tree,
+    config: EncoderConfig,
+    tokens: jax.Array,  # [r, L] int32
+    positions: jax.Array,  # [r, L] int32
+    keys: DropoutKeys | None,
+    dtype: jnp.dtype,
 ) -> jax.Array:
-    """LayerNorm(token + position + type 0) with dropout, [r, L, D] float32."""
+    """LayerNorm(token + position + type 0) with dropout, [r, L, D] float32. A split token table is sent in `dtype`."""
+    declared = declare_embeddings(config)
+    table = declared.pop("token")
     with jax.named_scope("embeddings"):
-        hidden = weights["token"][tokens]
+        hidden = look_up(shares["token"], tokens, table.shape, dtype)
+        weights = gather_weights({name: shares[name] for name in declared}, declared, dtype)
         # The padding token's row is never trained (torch.nn.Embedding's padding_idx).
         hidden = jnp.where((tokens == config.pad_token_id)[..., None], jax.lax.stop_gradient(hidden), hidden)
         hidden += weights["position"][positions + config.position_offset]
@@ -87,7 +101,7 @@ def transformer_layer(
     with jax.named_scope("attention"):
         attended = attention(weights, config, hidden, segments, index, keys, attention_implementation)
         attended = dense(attended, weights["attention_kernel"], weights["attention_bias"])
-        if config.family != "distilbert":  # which has no dropout here
+        if config.family != "distilbert":  # DistilBERT has no dropout here
             attended = dropout(attended, keys, index, ATTENTION_OUTPUT, config.hidden_dropout)
         hidden = layer_norm(
             hidden + attended, weights["attention_norm_scale"], weights["attention_norm_bias"], epsilon
@@ -110,8 +124,8 @@ def attention(
 ) -> jax.Array:
     """Projections to queries, keys and values, and attention; [r, L, D]."""
     size = config.hidden_size
-    # A bias of the keys adds the same to all scores of a query, which softmax does not see. Left out, its gradient is
-    # an exact zero, and not rounding noise that AdamW would blow up to steps of full size.
+    # A bias of the keys adds the same to all scores of a query, so softmax ignores it. Left out, its gradient is zero
+    # instead of rounding noise, which AdamW would blow up to steps of full size.
     bias = weights["qkv_bias"].at[1].set(0.0)
     qkv = dense(hidden, weights["qkv_kernel"].reshape(size, 3 * size), bias.reshape(3 * size))
     if config.attention_dropout == 0:
@@ -189,7 +203,7 @@ standardize.defvjp(_standardize_forward, _standardize_backward)
 
 
 def activate(x: jax.Array, activation: str) -> jax.Array:
-    """The activation named in the config, in float32 inside."""
+    """The activation that the configuration names, computed in float32."""
     if activation == "relu":
         return jax.nn.relu(x)
     if activation == "gelu_new":

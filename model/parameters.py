@@ -1,17 +1,16 @@
 """Every parameter declared once: shape, dtype, logical axes, initializer. All else about parameters derives from it."""
 
+import dataclasses
 import math
 import zlib
 from collections.abc import Callable
-from dataclasses import dataclass
 from typing import Any
 
 import jax
 import jax.numpy as jnp
-from jax.sharding import PartitionSpec
 
 from model.config import EncoderConfig, ModelConfig
-from sharding.rules import AxisRules
+from sharding.shares import gather_share
 
 Tree = dict[str, Any]  # nested dicts
 Initializer = Callable[[jax.Array, tuple[int, ...], Any], jax.Array]  # (key, shape, dtype) -> values
@@ -20,10 +19,10 @@ zeros = jax.nn.initializers.zeros
 ones = jax.nn.initializers.ones
 
 
-@dataclass(frozen=True)
+@dataclasses.dataclass(frozen=True)
 class Parameter:
     shape: tuple[int, ...]
-    axes: tuple[str, ...]  # names of fields of AxisRules, one a dimension
+    axes: tuple[str, ...]  # what each axis is: keys of AXES in sharding/layout.py
     initializer: Initializer
     dtype: Any = jnp.float32  # the master copy; the encoder casts to its compute dtype
 
@@ -35,7 +34,7 @@ class Parameter:
 def declare(config: ModelConfig) -> Tree:
     """The tree of declarations: "embeddings", "layers" (leading axis: layer), "pooler" if any, "dense_0", ..."""
     encoder = config.encoder
-    tree = {"embeddings": _embeddings(encoder), "layers": _layers(encoder)}
+    tree = {"embeddings": declare_embeddings(encoder), "layers": declare_layers(encoder)}
     if encoder.pooler:
         size, normal = encoder.hidden_size, jax.nn.initializers.normal(encoder.initializer_range)
         tree["pooler"] = {
@@ -51,7 +50,8 @@ def declare(config: ModelConfig) -> Tree:
     return tree
 
 
-def _embeddings(config: EncoderConfig) -> Tree:
+def declare_embeddings(config: EncoderConfig) -> Tree:
+    """The tables of tokens, positions and types, and the norm after their sum."""
     size, scale = config.hidden_size, config.initializer_range
     normal = jax.nn.initializers.normal(scale)
     positions = config.max_positions + config.position_offset
@@ -72,7 +72,8 @@ def _embeddings(config: EncoderConfig) -> Tree:
     return tree
 
 
-def _layers(config: EncoderConfig) -> Tree:
+def declare_layers(config: EncoderConfig) -> Tree:
+    """All layers, stacked: the leading axis of each parameter is the layer."""
     count, size, inner = config.num_layers, config.hidden_size, config.intermediate_size
     normal = jax.nn.initializers.normal(config.initializer_range)
     shapes = {  # name -> shape of one layer, axes, initializer
@@ -123,8 +124,17 @@ def abstract(declarations: Tree) -> Tree:
     return jax.tree.map(lambda parameter: jax.ShapeDtypeStruct(parameter.shape, parameter.dtype), declarations)
 
 
-def partition_specs(declarations: Tree, rules: AxisRules) -> Tree:
-    """A PartitionSpec for each parameter."""
+def gather_weights(shares: Tree, declarations: Tree, dtype: jnp.dtype) -> Tree:
+    """The whole weights of shares (sharding/shares.py), float32; kernels are sent in `dtype`, vectors as they are."""
+
+    def gather(path, declared: Parameter, share: jax.Array) -> jax.Array:
+        is_kernel = path[-1].key.endswith("kernel")
+        return gather_share(share, declared.shape, dtype if is_kernel else share.dtype)
+
+    return jax.tree_util.tree_map_with_path(gather, declarations, shares)
+
+
+def one_layer(declarations: Tree) -> Tree:
+    """Declarations of a stack of layers -> those of one of them."""
     return jax.tree.map(
-        lambda parameter: PartitionSpec(*(getattr(rules, axis) for axis in parameter.axes)), declarations
-    )
+        lambda stack: dataclasses.replace(stack, shape=stack.shape[1:], axes=stack.axes[1:]), declarations)

@@ -20,6 +20,9 @@ CALLED = re.compile(r"\b(?:calls|to_apply|body|called_computations|branch_comput
 ON_CHIP = "S("  # of a layout: the memory space is not HBM
 NO_TRAFFIC = ("parameter", "constant", "tuple", "get-tuple-element", "bitcast")
 
+SEMAPHORE = re.compile(r"\bu32\[\]\{:S\(\d+\)\}")
+"""What the fusions hand on that libtpu splits an asynchronous collective into: a start, work beside it, an end."""
+
 REDUCE_SCATTER = "all-reduce-scatter"  # how libtpu names a fusion of an all-reduce with the slice that is kept of it
 
 
@@ -35,6 +38,17 @@ class Collective(NamedTuple):
     kind: str  # "all-gather", "all-reduce", "reduce-scatter", "collective-permute" or "all-to-all"
     bytes: int  # of the arrays that it leaves on this device, all together
     largest: int  # elements of the largest of these arrays
+    group: int  # devices that take part
+    times: int  # how often it runs: the steps of the loops around it
+    is_asynchronous: bool  # it has a start and a done, or parts in the fusions between them: work can hide it
+
+    @property
+    def bytes_sent(self) -> int:
+        """Bytes that this device sends, at least, each time: along a ring, for all but the permute and the exchange."""
+        others = self.group - 1
+        return {"all-gather": self.bytes * others // self.group, "all-reduce": 2 * self.bytes * others // self.group,
+                "reduce-scatter": self.bytes * others, "all-to-all": self.bytes * others // self.group,
+                "collective-permute": self.bytes}[self.kind]
 
 
 def matrix_flops(jaxpr: Any) -> int:
@@ -65,24 +79,40 @@ def matrix_flops(jaxpr: Any) -> int:
 
 
 def collectives(hlo: str) -> list[Collective]:
-    """The collectives in a scheduled HLO module; those in a loop once, as it does not say how often that runs."""
+    """The collectives in a scheduled HLO module. Raises ValueError for one in a loop of an unknown number of steps."""
     computations, entry = _computations(hlo)
-    found = []
+    found: list[Collective] = []
 
-    def visit(name: str) -> None:
+    def visit(name: str, times: int | None) -> None:
         if name.startswith(REDUCE_SCATTER):
             result = next(line for line in computations[name] if line.lstrip().startswith("ROOT"))
-            found.append(_collective("reduce-scatter", result[:result.index("(%")]))
+            reduction = next(line for line in computations[name] if COLLECTIVE.search(line))
+            found.append(_collective("reduce-scatter", result[:result.index("(%")], reduction, times))
             return
         for line in computations[name]:
             if match := COLLECTIVE.search(line):
-                found.append(_collective(match[1], line[:match.end()]))
+                if any(SEMAPHORE.search(each) and " parameter(" in each for each in computations[name]):
+                    continue  # a collective that another fusion has started
+                starts = any(each.lstrip().startswith("ROOT") and SEMAPHORE.search(each) for each in computations[name])
+                found.append(_collective(match[1], line[:match.end()], line, times, starts))
+            steps = _steps(line, computations)
             for several, one in CALLED.findall(line):
                 for called in several.split(", ") if several else [one]:
-                    visit(called.lstrip("%"))
+                    visit(called.lstrip("%"), None if times is None or steps is None else times * steps)
 
-    visit(entry)
+    visit(entry, 1)
+    if any(each.times is None for each in found):
+        raise ValueError("a collective stands in a loop whose condition does not say how often it runs")
     return found
+
+
+def _steps(line: str, computations: dict[str, list[str]]) -> int | None:
+    """How often an instruction runs what it calls: the bound that a loop's condition compares with, 1 for others."""
+    if not (condition := re.search(r" while\(.*condition=%?([\w.\-]+)", line)):
+        return 1
+    bounds = [int(bound) for each in computations[condition[1]]
+              for bound in re.findall(r"s32\[\]\S* constant\((\d+)\)", each)]
+    return bounds[0] if len(bounds) == 1 else None
 
 
 def hbm_bytes(hlo: str) -> int:
@@ -157,11 +187,23 @@ def _computations(hlo: str) -> tuple[dict[str, list[str]], str]:
     return computations, entry
 
 
-def _collective(kind: str, instruction: str) -> Collective:
-    """The instruction is "%name = its results opcode("."""
-    arrays = [(elements, size) for elements, size, _ in _arrays(instruction)]
-    if instruction.endswith(("all-gather-start(", "collective-permute-start(")):  # (operands, results, scalars)
+def _collective(kind: str, results: str, instruction: str, times: int | None, starts: bool = False) -> Collective:
+    """`results` is the instruction up to its operands: "%name = its results opcode("."""
+    arrays = [(elements, size) for elements, size, _ in _arrays(results)]
+    if results.endswith(("all-gather-start(", "collective-permute-start(")):  # (operands, results, scalars)
         arrays = [(elements, size) for elements, size in arrays if elements > 1]
         arrays = arrays[len(arrays) // 2:]
     return Collective(kind, sum(elements * size for elements, size in arrays),
-                      max(elements for elements, _ in arrays))
+                      max(elements for elements, _ in arrays), _group(instruction), times,
+                      starts or results.endswith("-start("))
+
+
+def _group(instruction: str) -> int:
+    """Devices of one group of a collective."""
+    if groups := re.search(r"replica_groups=\{\{([\d,]+)\}", instruction):
+        return groups[1].count(",") + 1
+    if groups := re.search(r"replica_groups=\[\d+,(\d+)\]", instruction):
+        return int(groups[1])
+    if groups := re.search(r"replica_groups=mesh\[(.*?)\]", instruction):
+        return math.prod(int(size) for size in re.findall(r"=(\d+)", groups[1]))
+    return 2  # a permute: one sends, one receives

@@ -26,15 +26,14 @@ from kernels.dropout import DropoutKeys
 from model.config import EncoderConfig, ModelConfig
 from model.encoder import transformer_layer
 from model.parameters import abstract, declare
-from sharding.mesh import DATA_AXIS, make_mesh
+from sharding.layout import DEVICES, SPLIT, WHOLE, Layout, ShardState, make_layout
 from training.objectives.contrastive import contrastive_loss, contrastive_objective
 from training.objectives.objective import Objective, StepBatch
 from training.optimizer import learning_rate_schedule, make_optimizer
 from training.settings import OptimizerSettings
-from training.step import initial_state, make_loss_and_gradient, make_train_step
+from training.step import initial_state, make_loss_and_gradient, make_train_step, state_specs
 
 SCALE = 20.0
-SPLIT, WHOLE = PartitionSpec(DATA_AXIS), PartitionSpec()
 
 
 class Program(NamedTuple):
@@ -65,10 +64,16 @@ def prepare_compiler() -> None:
     jax.config.update("jax_enable_compilation_cache", False)
 
 
+def topology_layout(topology: str, shard_state: ShardState = "none", shard_devices: int = 0) -> Layout:
+    """The layout over all devices of a topology such as "v5e:2x4"."""
+    options = {"chip_config_name": "megacore"} if topology.startswith("v4:") else {}  # one device a chip, as it runs
+    devices = topologies.get_topology_desc(topology, platform="tpu", **options).devices
+    return make_layout(shard_state, shard_devices, devices)
+
+
 def topology_mesh(topology: str) -> Mesh:
-    """The mesh over all devices of a topology such as "v5e:2x4"."""
-    options = {"chip_config_name": "megacore"} if topology.startswith("v4:") else {}  # one device per chip
-    return make_mesh(topologies.get_topology_desc(topology, platform="tpu", **options).devices)
+    """The mesh over all devices of a topology."""
+    return topology_layout(topology).mesh
 
 
 def compile_similarity(
@@ -114,11 +119,11 @@ def compile_loss(mesh: Mesh, dtype: jnp.dtype, *, examples: int, width: int, **o
 
     def on_each_device(embeddings, text_ids):
         return contrastive_loss(embeddings, text_ids, texts_per_example=2, scale=SCALE, symmetric=True,
-                                axis_name=DATA_AXIS, dtype=dtype, **options)
+                                axis_name=DEVICES, dtype=dtype, **options)
 
     def share_and_gradient(embeddings, text_ids):
         share, gradient = jax.value_and_grad(on_each_device, has_aux=True)(embeddings, text_ids)
-        return jax.lax.psum(share, DATA_AXIS), gradient
+        return jax.lax.psum(share, DEVICES), gradient
 
     step = jax.shard_map(share_and_gradient, mesh=mesh, in_specs=(SPLIT, SPLIT), out_specs=(WHOLE, SPLIT),
                          check_vma=False)
@@ -166,7 +171,7 @@ def _compile_over_rows(mesh, on_each_device, encoder: EncoderConfig, dtype, rows
 
 
 def compile_train_step(
-    mesh: Mesh,
+    layout: Layout,
     model: ModelConfig,
     dtype: jnp.dtype,
     *,
@@ -182,22 +187,23 @@ def compile_train_step(
     Training runs it as two programs: the optimizer is then not compiled anew for each number of rows. The default
     objective is the contrastive one.
     """
+    mesh = layout.mesh
     objective = objective or contrastive_objective(
         model, scale=SCALE, learn_scale=False, symmetric="always", key_exchange="all_gather", dtype=dtype,
         implementation="auto",
     )
     loss_and_gradient = make_loss_and_gradient(
-        model, mesh, objective, texts_per_example=2, dropout_seed=0, dtype=dtype, remat=remat,
+        model, layout, objective, texts_per_example=2, dropout_seed=0, dtype=dtype, remat=remat,
         attention_implementation=attention_implementation,
     )
     settings = OptimizerSettings(weight_decay=0.01)
     schedule = learning_rate_schedule(settings)
     optimizer = make_optimizer(settings, schedule)
     initial = functools.partial(initial_state, optimizer=optimizer, objective=objective)
-    state = jax.eval_shape(initial, abstract(declare(model) | objective.parameters))
-    of_memory = {name: jax.tree.map(lambda leaf, spec=spec: _array(mesh, spec, leaf.dtype, *leaf.shape),
-                                    state.memory[name]) for name, spec in objective.memory_specs.items()}
-    state = jax.tree.map(lambda leaf: _array(mesh, WHOLE, leaf.dtype, *leaf.shape), state)._replace(memory=of_memory)
+    state = jax.tree.map(
+        lambda leaf, spec: _array(mesh, spec, leaf.dtype, *leaf.shape),
+        jax.eval_shape(initial, abstract(declare(model) | objective.parameters)),
+        state_specs(model, objective, optimizer, layout))
     blocks, texts = mesh.size, 2 * examples
     in_rows = _array(mesh, SPLIT, np.int32, blocks, rows, row_length)
     of_texts = _array(mesh, SPLIT, np.int32, blocks, texts)
@@ -205,7 +211,7 @@ def compile_train_step(
         tokens=in_rows, segments=in_rows, positions=in_rows, text_rows=of_texts, text_segments=of_texts,
         text_ids=_array(mesh, SPLIT, np.uint32, blocks, texts, 2),
     )
-    train_step = make_train_step(loss_and_gradient, optimizer, schedule, mesh, objective)
+    train_step = make_train_step(model, layout, objective, loss_and_gradient, optimizer, schedule)
     return compile_program(train_step, state, StepBatch(packed), donate=(0,))
 
 

@@ -10,13 +10,16 @@ import jax
 import jax.numpy as jnp
 from jax import lax
 
+from sharding.collectives import AxisName
+
 
 def ring_scan(
     step: Callable[[int, jax.Array, Any, Any, Any], tuple[Any, Any]],
     state: Any,
     blocks: Sequence[Any],
     totals: Sequence[Any],
-    axis_name: str,
+    axis_name: AxisName,
+    order: tuple[int, ...] | None = None,
 ) -> tuple[Any, list[Any]]:
     """state, totals[k] = step(k, hop, state, blocks[k], totals[k]) for each k, on the blocks of all devices in turn.
 
@@ -29,14 +32,17 @@ def ring_scan(
     present one is worked on, and a block's totals arrive while this device works out what it will add to them. For that
     each goes round one hop longer than it must, and `totals` at the start must be the same on all devices (zeros).
 
+    `order` lists the devices along the ring; None: as they are numbered.
+
     Vectors (arrays of one axis) are int32 or float32, of one length in a block and its totals: they travel together.
 
     Returns: the state, and the totals of this device's own blocks.
     """
     num_devices = lax.axis_size(axis_name)
+    ring = order or tuple(range(num_devices))
 
     def pass_on(trees):
-        ways = [[(device, (device + way) % num_devices) for device in range(num_devices)] for way in (1, -1)]
+        ways = [[(device, ring[(place + way) % num_devices]) for place, device in enumerate(ring)] for way in (1, -1)]
         return [_permute(tree, axis_name, way) for tree, way in zip(trees, ways)]
 
     def one_hop(carry, hop):
@@ -52,7 +58,7 @@ def ring_scan(
     return state, pass_on(totals)
 
 
-def _permute(tree: Any, axis_name: str, way: list[tuple[int, int]]) -> Any:
+def _permute(tree: Any, axis_name: AxisName, way: list[tuple[int, int]]) -> Any:
     """lax.ppermute of a tree, its vectors ([m] int32 or float32) in one message: XLA has five under way on a TPU."""
     leaves, structure = jax.tree.flatten(tree)
     vectors = [index for index, leaf in enumerate(leaves) if leaf.ndim == 1]

@@ -6,6 +6,7 @@ our top-level `kernels` package shadows one that transformers probes for.
 
 import importlib.util
 import json
+import logging
 import os
 import pathlib
 import socket
@@ -96,6 +97,20 @@ def peer(tmp_path_factory):
         return json.loads(output.read_text())
 
     return run
+
+
+@pytest.fixture
+def logged(caplog, monkeypatch):
+    """logged() -> the messages that were logged since it was last called, at warning level or above."""
+    monkeypatch.setattr(logging.getLogger("absl"), "propagate", True)
+
+    def messages(level: int = logging.WARNING) -> list[str]:
+        found = [record.getMessage() for record in caplog.records if record.levelno >= level]
+        caplog.clear()
+        return found
+
+    caplog.set_level(logging.DEBUG, logger="absl")
+    return messages
 
 
 @pytest.fixture

@@ -8,6 +8,7 @@ import tomllib
 
 import pytest
 
+from data.mine.sources import SOURCES
 from flags import settings_of
 from main import COMMANDS
 from training.settings import DistillConfig, TrainConfig
@@ -75,6 +76,7 @@ def flags_known(name: str) -> set[str]:
     """Flags of a command of main.py, or of a module that is run with -m."""
     if name in COMMANDS:
         configs = [config_of(name)] + ([TrainConfig, DistillConfig] if name == "sweep" else [])
+        configs += [source.settings for source in SOURCES] if name == "mine" else []
         return {setting.name for config in configs for setting in settings_of(config)}
     source = pathlib.Path(importlib.util.find_spec(name).origin).read_text()
     if config := re.search(r"run_(?:benchmark|program)\((?:\"[^\"]*\", )?(\w+),", source):
@@ -124,6 +126,11 @@ def test_every_recipe_is_described():
     families = [name for name in re.findall(r"`([\w*-]+\.flags)`", text) if name not in PLACEHOLDERS]
     described = {path for name in families for path in (REPOSITORY / "recipes").glob(name)}
     assert described == set((REPOSITORY / "recipes").glob("*.flags"))
+
+
+def test_every_source_is_described():
+    section = text_of("BUILD.md").split("## Mining")[1].split("\n## ")[0]
+    assert [source.name for source in SOURCES if f"| `{source.name}` |" not in section] == []
 
 
 def test_the_dependencies_are_those_of_pyproject():

@@ -5,8 +5,11 @@ from pathlib import Path
 
 import numpy as np
 
-from data.formats import BadLine, RawExample, SourceFile, parse_line, split_lines
+from data.columns import Columns
+from data.examples import BadLine, RawExample
+from data.formats import parse_records
 from data.packing import PackedTexts, pack_blocks
+from data.source_file import SourceFile
 
 
 def pack_texts(
@@ -25,13 +28,9 @@ def pack_texts(
 
 
 def read_examples(
-    path: str | Path, tsv_header: bool = False, tsv: str = "texts"
+    path: str | Path, tsv_header: bool = False, tsv: str = "texts", columns: Columns | None = None
 ) -> Iterator[tuple[int, RawExample | BadLine]]:
     """(line number, example or the reason why there is none) of each line."""
-    source = SourceFile(Path(path), tsv_header, tsv)
+    source = SourceFile(Path(path), tsv_header, tsv, columns)
     for first_line, block in source.blocks():
-        for number, line in enumerate(split_lines(block), start=first_line):
-            try:
-                yield number, parse_line(line, source.syntax)
-            except BadLine as reason:
-                yield number, reason
+        yield from parse_records(first_line, block, source.layout)

@@ -11,7 +11,7 @@ from data.files import check_replaceable
 from data.mixture import read_data_config
 from data.shards import read_manifest
 from flags import Error, with_values
-from sharding.mesh import check_divides
+from sharding.layout import check_divides
 from training.metrics import read_metrics
 from training.settings import TAUGHT, TrainConfig
 

@@ -10,7 +10,7 @@ from typing import NamedTuple
 
 import numpy as np
 
-from data.formats import Prompts
+from data.examples import Prompts
 from evaluation.measures.bootstrap import bootstrap_mrr, bootstrap_spearman
 from evaluation.tasks.heldout import evaluate_pairs, read_pairs
 from evaluation.tasks.sts import evaluate_sts, read_sts

@@ -16,7 +16,7 @@ from jax.sharding import Mesh, NamedSharding, PartitionSpec
 
 from data.loader import Batch, batch_with_rows
 from data.packing import row_count
-from sharding.mesh import shard_blocks
+from sharding.layout import shard_blocks
 from training.objectives.objective import StepBatch
 
 

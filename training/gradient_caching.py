@@ -10,7 +10,7 @@ import jax
 import jax.numpy as jnp
 
 from data.packing import PackedTexts
-from sharding.mesh import check_divides
+from sharding.layout import check_divides
 
 
 def value_and_grad_in_parts(

@@ -14,7 +14,8 @@ from flags import values_of
 from inference.encoder import Encoder
 from model.files.export import ModelCard, export_sentence_transformers
 from model.parameters import declare
-from sharding.mesh import any_process, host_copy, initialize_processes, keep_compiled_programs, make_mesh
+from sharding.layout import host_copy, make_layout
+from sharding.processes import any_process, initialize_processes, keep_compiled_programs
 from training.checkpoint import Progress
 from training.checks import check_devices, check_flags, check_workdir, read_training_data, with_run_lengths
 from training.evaluators import gains, save_details, scores_at
@@ -24,6 +25,7 @@ from training.plot import plot_curves
 from training.preemption import Preemption
 from training.settings import TrainConfig, is_due
 from training.setup import Run, set_up
+from training.starting_point import check_longest_text
 from training.step import TrainState
 
 PLACES = ("data_dir", "workdir", "checkpoint_dir", "coordinator_address", "num_processes", "process_id")
@@ -34,14 +36,15 @@ def train(config: TrainConfig) -> int:
     check_flags(config)
     data = read_training_data(config)
     config = with_run_lengths(config, data.num_examples)
+    check_longest_text(config.model.init, config.batch.max_length)
     sharding, workdir = config.sharding, pathlib.Path(config.run.workdir)
     initialize_processes(sharding.coordinator_address, sharding.num_processes, sharding.process_id)
-    mesh = make_mesh()
-    check_devices(config, mesh)
+    layout = make_layout(sharding.shard_state, sharding.shard_devices)
+    check_devices(config, layout.mesh)
     check_workdir(workdir)
     with only_run(workdir) if jax.process_index() == 0 else contextlib.nullcontext():
         keep_compiled_programs(workdir / "compiled")
-        run, state, progress = set_up(config, mesh, data)
+        run, state, progress = set_up(config, layout, data)
         try:
             with Preemption() as preemption:
                 finished, state, progress = run_steps(run, state, progress, preemption)
@@ -68,11 +71,12 @@ def run_steps(
             progress = evaluate(run, state, step, progress)
     is_last = is_last_step(run, step, progress)
     pending = None  # the step before, whose metrics are read once the next one is under way
-    for fed in () if is_last else Feed(run.loader, run.mesh):
+    for fed in () if is_last else Feed(run.loader, run.layout.mesh):
         profile(run, state, step + 1)
+        train_step = run.train_step(fed.host.texts_per_example)
         with reporter.first_call(fed), jax.transfer_guard("disallow"):
             batch = fed.batch if run.teacher is None else fed.batch._replace(targets=run.teacher.of_batch(fed))
-            state, metrics = run.train_step(fed.host.texts_per_example)(state, batch)
+            state, metrics = train_step(state, batch)
         step += 1
         if pending:
             reporter.step_done(*pending)
@@ -117,18 +121,16 @@ def profile(run: Run, state: TrainState, next_step: int) -> None:
 def evaluate(run: Run, state: TrainState, step: int, progress: Progress) -> Progress:
     """Scores the model; exports it if it is the best so far, or the last of a run that scores nothing.
 
-    Every process computes the same scores on its own devices, so that none has to send them; process 0 writes.
+    The processes encode together, each on its own devices, and compute the same scores from it; process 0 writes.
     """
     parameters = {name: state.parameters[name] for name in declare(run.model)}  # without those of the objective
-    encoder = Encoder(run.model, jax.tree.map(lambda x: x.addressable_data(0), parameters), run.tokenizer)
+    encoder = Encoder(run.model, parameters, run.tokenizer, layout=run.layout)
     evaluation = run.evaluator(encoder.encode, run.teacher_targets(state))
     score = evaluation.selected
     is_best = score is not None and (progress.best_score is None or score > progress.best_score)
     if is_best:
         progress = progress._replace(best_score=score, best_step=step)
-    if jax.process_index() > 0:
-        return progress
-    if evaluation.scores:
+    if evaluation.scores and jax.process_index() == 0:
         run.reporter.evaluated(step, evaluation.scores)
         save_details(run.workdir, step, evaluation)
     if is_best or (score is None and step == run.config.optimizer.num_steps):
@@ -137,10 +139,12 @@ def evaluate(run: Run, state: TrainState, step: int, progress: Progress) -> Prog
 
 
 def export(run: Run, state: TrainState, step: int, scores: dict[str, float]) -> None:
-    """Writes WORKDIR/export."""
-    parameters = {name: state.parameters[name] for name in declare(run.model)}
+    """Process 0 writes WORKDIR/export; all take part, as split parameters are gathered for it."""
+    parameters = host_copy({name: state.parameters[name] for name in declare(run.model)})
+    if jax.process_index() > 0:
+        return
     export_sentence_transformers(
-        run.workdir / "export", run.model, host_copy(parameters), run.tokenizer_folder, model_card(run, step, scores),
+        run.workdir / "export", run.model, parameters, run.tokenizer_folder, model_card(run, step, scores),
         replace=True,
     )
 
@@ -156,8 +160,7 @@ def export_if_missing(run: Run, state: TrainState, progress: Progress) -> None:
         else:
             print(f"the best model, of step {progress.best_step}, is lost: its export and its checkpoint were deleted. "
                   f"Step {step} is exported instead", file=sys.stderr)
-    if jax.process_index() == 0:
-        export(run, state, step, scores_at(run.workdir, step))
+    export(run, state, step, scores_at(run.workdir, step))
 
 
 def summarize(run: Run, progress: Progress) -> None:

@@ -5,6 +5,7 @@ from typing import Literal
 
 from data.settings import BatchSettings, DataSettings
 from flags import REQUIRED, flag
+from sharding.layout import ShardState
 from training.objectives.contrastive import KeyExchange
 from training.objectives.objective import Reference
 
@@ -103,6 +104,13 @@ class ShardingSettings:
         "fastest while they fit. ring, bidirectional_ring: they are passed from device to device, in memory that does "
         "not grow with the number of devices; worth it from some thousand examples per device on. The loss is the "
         "same (kernels/contrastive/ring.py)")
+    shard_state: ShardState = flag(
+        "none", "what the devices of a replica share instead of each holding all of it. none: nothing. optimizer: the "
+        "moments of AdamW (ZeRO-1); no more is sent than without. parameters: the parameters too, gathered layer by "
+        "layer, for encoders that one device cannot hold. Results are the same (sharding/layout.py)")
+    shard_devices: int = flag(
+        0, "devices of a replica, neighbours on the chip grid; a divisor of the number of devices; 0: all of them",
+        minimum=0)
     coordinator_address: str = flag("", "host:port of process 0, or auto on a pod; empty: one process")
     num_processes: int = flag(1, "number of processes, with an explicit --coordinator_address", minimum=1)
     process_id: int = flag(0, "number of this process, from 0, with an explicit --coordinator_address", minimum=0)

@@ -19,7 +19,7 @@ from inference.embedding import unit_length
 from model.config import ModelConfig
 from model.files.modules import retrieval_prompts
 from model.parameters import initialize
-from sharding.mesh import local_blocks, replicate
+from sharding.layout import Layout, host_copy, local_blocks, place, ring_order, shardings
 from training.checkpoint import Checkpointer, Progress, has_checkpoint
 from training.checks import TrainingData
 from training.evaluators import Evaluation, make_evaluator
@@ -32,7 +32,7 @@ from training.optimizer import learning_rate_schedule, make_optimizer
 from training.reporter import Reporter
 from training.settings import TrainConfig
 from training.starting_point import starting_point
-from training.step import TrainState, initial_state, make_loss_and_gradient, make_train_step, state_shardings
+from training.step import TrainState, initial_state, make_loss_and_gradient, make_train_step, state_specs
 from training.teacher import Teacher, fit_projection, set_up_teacher
 
 
@@ -40,7 +40,7 @@ class Run(NamedTuple):
     """What stays the same from the first step to the last."""
 
     config: TrainConfig
-    mesh: jax.sharding.Mesh
+    layout: Layout
     data: TrainingData
     model: ModelConfig
     tokenizer: TextTokenizer
@@ -67,19 +67,20 @@ class Run(NamedTuple):
             embeddings = self.teacher.encode(texts)
             if self.config.teacher.normalize_teacher:
                 embeddings = unit_length(embeddings)
-            return embeddings if projection is None else embeddings @ np.asarray(projection.addressable_data(0))
+            return embeddings if projection is None else embeddings @ host_copy(projection)
 
         return targets
 
 
-def set_up(config: TrainConfig, mesh: jax.sharding.Mesh, data: TrainingData) -> tuple[Run, TrainState, Progress]:
+def set_up(config: TrainConfig, layout: Layout, data: TrainingData) -> tuple[Run, TrainState, Progress]:
     """Loads model, data and the last checkpoint, if there is one. num_steps and warmup_steps must be settled."""
-    workdir, seed = pathlib.Path(config.run.workdir), config.run.seed
-    model, parameters, tokenizer_folder = starting_point(config.model, config.batch.max_length, seed)
+    workdir, seed, mesh = pathlib.Path(config.run.workdir), config.run.seed, layout.mesh
+    model, parameters, tokenizer_folder = starting_point(config.model, seed)
     tokenizer = load_tokenizer(tokenizer_folder)
-    model = dataclasses.replace(model, prompts=tuple(data.prompts.items()))  # those of the data, not --init's
+    # Prompts are those of its data, not --init's.
+    model = dataclasses.replace(model, prompts=tuple(data.prompts.items()), default_prompt_name="")
     evaluator = make_evaluator(config.evaluation, retrieval_prompts(model), has_teacher=bool(config.teacher.teacher))
-    teacher = set_up_teacher(config, mesh, tokenizer, data.weights) if config.teacher.teacher else None
+    teacher = set_up_teacher(config, layout, tokenizer, data.weights) if config.teacher.teacher else None
     loader = iter(make_loader(
         LoaderConfig(config.data, config.batch, seed, config.optimizer.num_steps,
                      teacher.fingerprint if teacher and teacher.stored else ""),
@@ -93,12 +94,13 @@ def set_up(config: TrainConfig, mesh: jax.sharding.Mesh, data: TrainingData) -> 
     if axes:  # a checkpoint holds the axes: only their shape is needed then
         projection = np.zeros((teacher.width, axes), np.float32) if resumes else fit_projection(
             config, teacher, Feed(loader, mesh), data.num_examples, mesh)
-    objective = make_objective(config, model, teacher, projection)
+    objective = make_objective(config, model, teacher, projection, ring_order(mesh))
     parameters = parameters | initialize(objective.parameters, jax.random.key(seed))
+    specs = state_specs(model, objective, optimizer, layout)
     state = jax.jit(
         functools.partial(initial_state, optimizer=optimizer, objective=objective),
-        out_shardings=state_shardings(objective, mesh),
-    )(replicate(parameters, mesh))
+        out_shardings=shardings(specs, mesh),
+    )(place(parameters, specs.parameters, mesh))
     progress = Progress(loader_state=first_batch, best_score=None, best_step=None)
     # Created last: the threads of its manager print a traceback if Python ends just after they started.
     checkpoints = Checkpointer(
@@ -115,21 +117,22 @@ def set_up(config: TrainConfig, mesh: jax.sharding.Mesh, data: TrainingData) -> 
     @functools.cache
     def train_step(texts_per_example: int):
         loss_and_gradient = make_loss_and_gradient(
-            model, mesh, objective, texts_per_example=texts_per_example,
+            model, layout, objective, texts_per_example=texts_per_example,
             dropout_seed=seed if config.model.dropout else None, dtype=jnp.dtype(config.model.dtype),
             remat=config.batch.remat, attention_implementation=config.model.attention,
             encode_blocks=config.batch.encode_blocks,
         )
-        return make_train_step(loss_and_gradient, optimizer, schedule, mesh, objective)
+        return make_train_step(model, layout, objective, loss_and_gradient, optimizer, schedule)
 
     patience = config.evaluation.patience_epochs * data.num_examples / config.batch.global_batch_size or math.inf
-    run = Run(config, mesh, data, model, tokenizer, tokenizer_folder, loader, teacher, train_step, evaluator,
+    run = Run(config, layout, data, model, tokenizer, tokenizer_folder, loader, teacher, train_step, evaluator,
               checkpoints, reporter, patience)
     return run, state, progress
 
 
 def make_objective(
-    config: TrainConfig, model: ModelConfig, teacher: Teacher | None, projection: np.ndarray | None
+    config: TrainConfig, model: ModelConfig, teacher: Teacher | None, projection: np.ndarray | None,
+    ring: tuple[int, ...] | None,
 ) -> Objective:
     """The objective that --objective names. Raises ValueError if student, teacher and flags do not fit."""
     settings, dtype, batch_size = config.objective, jnp.dtype(config.model.dtype), config.batch.global_batch_size
@@ -147,6 +150,7 @@ def make_objective(
         return contrastive_objective(
             model, scale=settings.scale, learn_scale=settings.learn_scale, symmetric=settings.symmetric,
             key_exchange=config.sharding.key_exchange, dtype=dtype, implementation=settings.loss_implementation,
+            ring=ring,
         )
     if settings.objective == "sct":
         return sct()

@@ -6,9 +6,10 @@ from typing import NamedTuple
 
 import jax
 import numpy as np
-from absl import logging
 
-from model.config import DenseConfig, ModelConfig
+from flags import Error
+from model.config import DenseConfig, EncoderConfig, ModelConfig
+from model.files.modules import capped_length
 from model.files.weights import load_model, read_config_only
 from model.parameters import Tree, declare, initialize
 from training.settings import ModelSettings
@@ -20,16 +21,23 @@ class StartingPoint(NamedTuple):
     tokenizer_folder: pathlib.Path
 
 
-def starting_point(settings: ModelSettings, longest_text: int, seed: int) -> StartingPoint:
-    """The model that --init and the model's flags describe.
+def check_longest_text(init: str, max_length: int) -> None:
+    """Raises flags.Error if the position table of --init holds less than max_length tokens. Reads no weights."""
+    positions = _encoder_of(init).max_positions
+    if max_length > positions:
+        raise Error(f"--max_length={max_length}: the position table of {init} holds {positions} tokens; give "
+                    f"--max_length={positions} or less")
 
-    Raises ValueError if the position table is shorter than `longest_text`, the tokens of a text in training.
-    """
+
+def starting_point(settings: ModelSettings, seed: int) -> StartingPoint:
+    """The model that --init and the model's flags describe."""
+    encode_length = capped_length(
+        settings.encode_length, _encoder_of(settings.init), f"--encode_length={settings.encode_length}")
     if settings.random_init:
-        model, tokenizer_folder = read_config_only(settings.init)
+        model, tokenizer_folder = read_config_only(settings.init, max_length=encode_length)
         parameters = initialize(declare(model), jax.random.key(seed))
     else:
-        model, parameters, tokenizer_folder, _ = load_model(settings.init)
+        model, parameters, tokenizer_folder, _ = load_model(settings.init, max_length=encode_length)
     if settings.keep_layers:
         model, parameters = keep_layers(model, parameters, settings.keep_layers)
     if settings.dense:
@@ -37,16 +45,12 @@ def starting_point(settings: ModelSettings, longest_text: int, seed: int) -> Sta
         model = dataclasses.replace(model, dense=(*model.dense, head))
         name = f"dense_{len(model.dense) - 1}"
         parameters = parameters | initialize({name: declare(model)[name]}, jax.random.key(seed))
-    positions = model.encoder.max_positions
-    if longest_text > positions:
-        raise ValueError(f"--max_length={longest_text}: the position table of {settings.init} holds {positions} "
-                         f"tokens; give --max_length={positions} or less")
-    if settings.encode_length > positions:
-        logging.info("encode_length=%d is above the position table: the exported model reads %d tokens",
-                     settings.encode_length, positions)
-    model = dataclasses.replace(model, pooling=settings.pooling or model.pooling, normalize=settings.normalize,
-                                max_length=min(settings.encode_length, positions))
+    model = dataclasses.replace(model, pooling=settings.pooling or model.pooling, normalize=settings.normalize)
     return StartingPoint(model, parameters, tokenizer_folder)
+
+
+def _encoder_of(init: str) -> EncoderConfig:
+    return read_config_only(init, max_length=3)[0].encoder  # any length that fits: the model's own does not matter
 
 
 def keep_layers(model: ModelConfig, parameters: Tree, kept: tuple[int, ...]) -> tuple[ModelConfig, Tree]:

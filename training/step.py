@@ -6,21 +6,20 @@ D embedding width.
 
 import functools
 from collections.abc import Callable
-from typing import Any, NamedTuple
+from typing import Any, Literal, NamedTuple
 
 import jax
 import jax.numpy as jnp
 import optax
 from jax import lax
-from jax.sharding import Mesh, NamedSharding, PartitionSpec
 
 from data.packing import PackedTexts
 from model.config import ModelConfig
 from model.dropout import DropoutSeed
-from model.parameters import declare, partition_specs
+from model.parameters import abstract, declare
 from model.pooling import embed
-from sharding.mesh import DATA_AXIS
-from sharding.rules import AxisRules
+from sharding.layout import DEVICES, SPLIT, WHOLE, Layout, partition_spec, shardings, state_spec
+from sharding.shares import reduce_gradient
 from training.gradient_caching import encode_in_parts, value_and_grad_in_parts
 from training.objectives.objective import Embedded, Objective, StepBatch
 
@@ -39,16 +38,38 @@ def initial_state(parameters: Any, optimizer: optax.GradientTransformation, obje
         jnp.zeros((), jnp.int32), parameters, optimizer.init(parameters), objective.memory(parameters))
 
 
-def state_shardings(objective: Objective, mesh: Mesh) -> TrainState:
-    """Shardings of the train state, a prefix of its tree: replicated, except for memory that the objective splits."""
-    replicated = NamedSharding(mesh, PartitionSpec())
-    memory = {name: NamedSharding(mesh, spec) for name, spec in objective.memory_specs.items()}
-    return TrainState(replicated, replicated, replicated, memory)
+def parameter_specs(
+    model: ModelConfig, objective: Objective, layout: Layout, kind: Literal["parameters", "optimizer"]
+) -> Any:
+    """A PartitionSpec for each parameter of model and objective, or for the optimizer's moments of it."""
+    return jax.tree.map(state_spec(kind, layout), declare(model) | objective.parameters)
+
+
+def memory_specs(model: ModelConfig, objective: Objective, layout: Layout) -> dict:
+    """PartitionSpecs of the objective's memory; a momentum encoder lies as the parameters do."""
+    memory = jax.eval_shape(objective.memory, abstract(declare(model) | objective.parameters))
+    return {
+        name: parameter_specs(model, objective, layout, "parameters") if name == "momentum"
+        else partition_spec(memory[name].shape, objective.memory_axes[name], layout.mesh)
+        for name in memory
+    }
+
+
+def state_specs(
+    model: ModelConfig, objective: Objective, optimizer: optax.GradientTransformation, layout: Layout
+) -> TrainState:
+    """A PartitionSpec for each array of the train state."""
+    parameters = abstract(declare(model) | objective.parameters)
+    of_optimizer = optax.tree_map_params(
+        optimizer, lambda _, spec: spec, jax.eval_shape(optimizer.init, parameters),
+        parameter_specs(model, objective, layout, "optimizer"), transform_non_params=lambda _: WHOLE)
+    return TrainState(WHOLE, parameter_specs(model, objective, layout, "parameters"), of_optimizer,
+                      memory_specs(model, objective, layout))
 
 
 def make_loss_and_gradient(
     model: ModelConfig,
-    mesh: Mesh,
+    layout: Layout,
     objective: Objective,
     *,
     texts_per_example: int,
@@ -61,8 +82,9 @@ def make_loss_and_gradient(
     """(parameters, memory, batch, step) -> mean loss over the global batch, its exact gradient, metrics, memory.
 
     Each device encodes its own blocks; the objective compares them with those of all devices. Its loss is a share of
-    the global mean, so the one psum of loss, gradient and metric sums at the end makes all exact on any number of
-    devices. encode_blocks says how many of its p blocks a device encodes at a time (gradient_caching.py); 0: all.
+    the global mean, so the sums of loss, gradient and metrics over the devices at the end make all exact on any number
+    of devices. The gradient is split as the optimizer's state is. encode_blocks says how many of its p blocks a
+    device encodes at a time (gradient_caching.py); 0: all.
     """
 
     def on_each_device(parameters, memory, batch: StepBatch, step):
@@ -72,7 +94,7 @@ def make_loss_and_gradient(
             return embed(
                 parameters, model, part, dtype=dtype, remat=remat,
                 dropout=None if seed is None else DropoutSeed(seed, step),
-                first_block=lax.axis_index(DATA_AXIS) * blocks + first_block,
+                first_block=lax.axis_index(DEVICES) * blocks + first_block,
                 attention_implementation=attention_implementation,
             )  # [p, T, D]
 
@@ -98,33 +120,43 @@ def make_loss_and_gradient(
             (share, (sums, new_memory)), gradient = value_and_grad_in_parts(
                 encode, share_of_loss, parameters, packed, encode_blocks)
         with jax.named_scope("reduce_gradients"):
-            loss, gradient, sums = lax.psum((share, gradient, sums), DATA_AXIS)
+            loss, sums = lax.psum((share, sums), DEVICES)
+            gradient = jax.tree.map(reduce_gradient, gradient, parameters_lie, moments_lie)
         return loss, gradient, objective.metrics(sums), new_memory
 
-    parameter_specs = partition_specs(declare(model) | objective.parameters, AxisRules())
+    parameters_lie = parameter_specs(model, objective, layout, "parameters")
+    moments_lie = parameter_specs(model, objective, layout, "optimizer")
+    memory_lies = memory_specs(model, objective, layout)
     return jax.shard_map(
-        on_each_device, mesh=mesh,
-        in_specs=(parameter_specs, objective.memory_specs, PartitionSpec(DATA_AXIS), PartitionSpec()),
-        out_specs=(PartitionSpec(), parameter_specs, PartitionSpec(), objective.memory_specs), check_vma=False,
+        on_each_device, mesh=layout.mesh, in_specs=(parameters_lie, memory_lies, SPLIT, WHOLE),
+        out_specs=(WHOLE, moments_lie, WHOLE, memory_lies), check_vma=False,
     )
 
 
 def make_train_step(
-    loss_and_gradient: Callable, optimizer: optax.GradientTransformation, schedule: optax.Schedule, mesh: Mesh,
+    model: ModelConfig,
+    layout: Layout,
     objective: Objective,
+    loss_and_gradient: Callable,
+    optimizer: optax.GradientTransformation,
+    schedule: optax.Schedule,
 ) -> Callable[[TrainState, StepBatch], tuple[TrainState, dict[str, jax.Array]]]:
     """A compiled step: (state, batch) -> (state, metrics); the state is donated.
 
     The metrics are "loss", "gradient_norm", "learning_rate" and those of the objective.
     It is two programs: the gradient is compiled again for each number of rows, the optimizer only once.
     """
-    loss_and_gradient, shardings = jax.jit(loss_and_gradient, donate_argnums=1), state_shardings(objective, mesh)
+    loss_and_gradient = jax.jit(loss_and_gradient, donate_argnums=1)
+    lie = shardings(state_specs(model, objective, optimizer, layout), layout.mesh)
+    moments_lie = shardings(parameter_specs(model, objective, layout, "optimizer"), layout.mesh)
 
-    @functools.partial(jax.jit, donate_argnums=0, out_shardings=(shardings, shardings.step))
+    @functools.partial(jax.jit, donate_argnums=0, out_shardings=(lie, lie.step))
     def update(state: TrainState, gradient: Any):
-        with jax.named_scope("optimizer"):
-            updates, optimizer_state = optimizer.update(gradient, state.optimizer, state.parameters)
-            parameters = optax.apply_updates(state.parameters, updates)
+        with jax.named_scope("optimizer"):  # each device updates the part whose moments it has
+            parameters = lax.with_sharding_constraint(state.parameters, moments_lie)
+            updates, optimizer_state = optimizer.update(gradient, state.optimizer, parameters)
+            parameters = lax.with_sharding_constraint(optax.apply_updates(parameters, updates), moments_lie)
+            parameters = lax.with_sharding_constraint(parameters, lie.parameters)
         memory = state.memory
         if objective.reference == "momentum":
             mixed = optax.incremental_update(parameters, memory["momentum"], 1 - objective.momentum)

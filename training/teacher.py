@@ -14,16 +14,17 @@ import jax.numpy as jnp
 import numpy as np
 from absl import logging
 from jax.experimental import multihost_utils
-from jax.sharding import Mesh, PartitionSpec
+from jax.sharding import Mesh
 
-from data.shards import read_manifest
+from data.shards import find_prompts
 from data.teacher_store import find_teacher
 from data.tokenizer import TextTokenizer, load_tokenizer
 from inference.embedding import unit_length
 from inference.encoder import Encoder
 from model.files.weights import load_model, model_fingerprint
+from model.parameters import declare
 from model.pooling import embed
-from sharding.mesh import DATA_AXIS, replicate
+from sharding.layout import SPLIT, Layout, place, state_spec
 from training.feed import Fed
 from training.gradient_caching import encode_in_parts
 from training.objectives.mse import principal_axes
@@ -38,7 +39,9 @@ class Teacher(NamedTuple):
     encode: Callable[[list[str]], np.ndarray]  # n texts -> [n, D_t] float32; not normalised
 
 
-def set_up_teacher(config: TrainConfig, mesh: Mesh, tokenizer: TextTokenizer, datasets: Iterable[str]) -> Teacher:
+def set_up_teacher(
+    config: TrainConfig, layout: Layout, tokenizer: TextTokenizer, datasets: Iterable[str]
+) -> Teacher:
     """Loads the teacher and decides where its embeddings of the batches come from.
 
     Raises:
@@ -47,7 +50,7 @@ def set_up_teacher(config: TrainConfig, mesh: Mesh, tokenizer: TextTokenizer, da
     """
     loaded = load_model(config.teacher.teacher)
     pooling = config.teacher.teacher_pooling or loaded.config.pooling
-    model = dataclasses.replace(loaded.config, pooling=pooling, normalize=False)
+    model = dataclasses.replace(loaded.config, pooling=pooling, normalize=False, default_prompt_name="")
     teachers_tokenizer = load_tokenizer(loaded.tokenizer_folder)
     encoder = functools.cache(lambda: Encoder(model, loaded.parameters, teachers_tokenizer, dtype=config.model.dtype))
     fingerprint, reason = model_fingerprint(model, loaded.parameters, teachers_tokenizer), ""
@@ -61,7 +64,7 @@ def set_up_teacher(config: TrainConfig, mesh: Mesh, tokenizer: TextTokenizer, da
             if config.teacher.teacher_embeddings == "stored":
                 raise
             reason = f"{error}. And "
-    prompts = read_manifest(config.data.data_dir)["prompts"]
+    prompts = find_prompts(config.data.data_dir, datasets)
     if any(prompts.values()) or teachers_tokenizer.fingerprint != tokenizer.fingerprint:
         obstacle = f"the data has the prompts {prompts}, which are the student's" if any(prompts.values()) else (
             f"the teacher {config.teacher.teacher} has another tokenizer than the student")
@@ -71,7 +74,8 @@ def set_up_teacher(config: TrainConfig, mesh: Mesh, tokenizer: TextTokenizer, da
         raise ValueError(f"max_length={config.batch.max_length} is more than the teacher's position table holds, "
                          f"{model.encoder.max_positions}: give a smaller --max_length")
     logging.info("teacher: computes its embeddings in each step")
-    parameters = replicate(loaded.parameters, mesh)
+    specs = jax.tree.map(state_spec("parameters", layout), declare(model))
+    parameters = place(loaded.parameters, specs, layout.mesh)
 
     def on_each_device(parameters, packed):
         def encode_part(parameters, part, first_block):
@@ -80,8 +84,7 @@ def set_up_teacher(config: TrainConfig, mesh: Mesh, tokenizer: TextTokenizer, da
         return encode_in_parts(encode_part, parameters, packed, config.batch.encode_blocks or packed.tokens.shape[0])
 
     run = jax.jit(jax.shard_map(
-        on_each_device, mesh=mesh, in_specs=(PartitionSpec(), PartitionSpec(DATA_AXIS)),
-        out_specs=PartitionSpec(DATA_AXIS), check_vma=False,
+        on_each_device, mesh=layout.mesh, in_specs=(specs, SPLIT), out_specs=SPLIT, check_vma=False,
     ))
     return Teacher(model.embedding_size, fingerprint, False, lambda fed: run(parameters, fed.batch.packed),
                    lambda texts: encoder().encode(texts))

@@ -18,9 +18,9 @@ import jax.numpy as jnp
 import numpy as np
 import optax
 from absl import logging
-from jax.sharding import Mesh, NamedSharding, PartitionSpec
+from jax.sharding import Mesh, NamedSharding
 
-from sharding.mesh import DATA_AXIS, host_copy, make_mesh, replicate
+from sharding.layout import DEVICES, SPLIT, WHOLE, host_copy, make_mesh, replicate
 
 BLOCK_ROWS = 1024  # most pairs whose features exist at once on a device
 TOLERANCE = 1e-6  # of the largest element of the gradient; the objective is a mean and has a curvature of about 1
@@ -103,7 +103,7 @@ def _shard(pairs: Pairs, subsets: np.ndarray, mesh: Mesh) -> Rows:
     """Each process puts the rows of its own devices there, padded so that every device has equal blocks."""
     blocks = -(-len(pairs.labels) // (mesh.size * BLOCK_ROWS)) * mesh.size
     total = -(-len(pairs.labels) // blocks) * blocks
-    sharding = NamedSharding(mesh, PartitionSpec(DATA_AXIS))
+    sharding = NamedSharding(mesh, SPLIT)
 
     def put(array: np.ndarray) -> jax.Array:
         def share(index: tuple[slice, ...]) -> np.ndarray:
@@ -222,9 +222,9 @@ def _sum_over_rows(function: Callable, features: Features, mesh: Mesh) -> Callab
 
         shapes = jax.eval_shape(of_block, jax.tree.map(lambda array: array[0], rows))
         sums, _ = jax.lax.scan(add, jax.tree.map(lambda shape: jnp.zeros(shape.shape, shape.dtype), shapes), rows)
-        return jax.lax.psum(sums, DATA_AXIS)
+        return jax.lax.psum(sums, DEVICES)
 
     return jax.shard_map(  # check_vma=False: the sum over devices is the same on each
-        local, mesh=mesh, in_specs=(PartitionSpec(), PartitionSpec(DATA_AXIS)), out_specs=PartitionSpec(),
+        local, mesh=mesh, in_specs=(WHOLE, SPLIT), out_specs=WHOLE,
         check_vma=False,
     )

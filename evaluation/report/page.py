@@ -44,8 +44,13 @@ NO_NETWORK = "default-src 'none'; script-src 'unsafe-inline'; style-src 'unsafe-
 def page(runs: list[Run], comparison: Comparison, progress: dict[str, list[Progress | None]], notices: list[str],
          made: str) -> str:
     """The HTML of the whole page; `made` says when and by which version of this code it was written."""
-    sections = list(all_sections(runs, comparison, progress))
-    title = html.escape("Report: " + ", ".join(run.name for run in runs))
+    title = "Report: " + ", ".join(run.name for run in runs)
+    return document(title, made, list(all_sections(runs, comparison, progress)), notices)
+
+
+def document(title: str, made: str, sections: list[tuple[str, str, str]], notices: list[str]) -> str:
+    """A whole HTML file of sections (id, heading, HTML), with a list of notices on top."""
+    title = html.escape(title)
     links = "".join(f'<a href="#{name}">{heading}</a>' for name, heading, _ in sections)
     bodies = "\n".join(f'<section id="{name}"><h2>{heading}</h2>\n{body}\n</section>'
                        for name, heading, body in sections)

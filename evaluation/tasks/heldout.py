@@ -9,7 +9,8 @@ from typing import TYPE_CHECKING, NamedTuple
 
 import numpy as np
 
-from data.formats import NO_PROMPTS, BadLine, Prompts, parse_line
+from data.examples import NO_PROMPTS, BadLine, Prompts
+from data.formats import parse_line
 from evaluation.files.lines import file_title, numbered_lines
 from evaluation.task import Result, Scores, Task
 from inference.embedding import EncodeFunction, unit_embeddings
@@ -96,7 +97,7 @@ def read_task(path: str) -> Task:
 
 
 def _score(embedder: "Embedder", name: str, pairs: list[tuple[str, str]]) -> Scores:
-    scores = evaluate_pairs(embedder, pairs, embedder.prompts)
+    scores = evaluate_pairs(embedder.prompted, pairs, embedder.prompts)
     items = {
         "accuracy@1": (scores.ranks == 1).astype(float).tolist(),
         "mrr@10": inverse_ranks(scores.ranks).tolist(),

@@ -172,7 +172,8 @@ def retrieve(embedder: "Embedder", data: RetrievalData, depth: int = DEPTH) -> d
 
     from inference.search import exact_search, window_rows
 
-    queries = unit_embeddings(embedder, [embedder.prompts.query + text for text in data.queries.values()])  # [Q, D]
+    queries = unit_embeddings(  # [Q, D]
+        embedder.prompted, [embedder.prompts.query + text for text in data.queries.values()])
     rows = window_rows(data.num_documents, jax.process_count())
     scores, documents = exact_search(queries, depth + 1, _embedded_windows(embedder, data, rows), rows)
     wanted = set(documents.ravel().tolist()) - {-1}
@@ -192,7 +193,7 @@ def _embedded_windows(embedder: "Embedder", data: RetrievalData, rows: int) -> I
     """(index of its first document, embeddings [<= rows, D] of unit length) of this process's windows."""
     import jax
 
-    encode = functools.partial(embedder.encoder.encode, normalize=True)
+    encode = functools.partial(embedder.encoder.encode, prompt_name="", normalize=True)
     texts = (embedder.prompts.document + text for _, _, text in read_documents(data.corpus))
     with tqdm(total=data.num_documents, desc=f"search {data.corpus.parent.name}", unit="text",
               disable=jax.process_index() > 0) as bar:

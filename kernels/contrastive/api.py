@@ -31,7 +31,7 @@ from kernels.contrastive import reference, tile, xla
 from kernels.contrastive.labels import PairLabels, pair_labels
 from kernels.contrastive.tile import RowStatistics
 from kernels.implementation import choose_implementation
-from sharding.collectives import all_gather_with_gradient
+from sharding.collectives import AxisName, all_gather_with_gradient, scatter_sum
 
 Implementation = Literal["auto", "reference", "xla", "tpu", "tpu_interpret", "hopper", "hopper_interpret"]
 
@@ -42,14 +42,14 @@ class _Options(NamedTuple):
     shift: float | None
     row_block: int | None
     column_block: int | None
-    axis_name: str | None = None
+    axis_name: AxisName | None = None
 
 
 class _SumOptions(NamedTuple):
     shift: float | None
     blocks: tuple[int, int]
     transposed: bool  # xla.adds_transposed
-    axis_name: str | None
+    axis_name: AxisName | None
     num_keys: int
     dtype: jnp.dtype  # of the operands
 
@@ -64,7 +64,7 @@ def similarity_logsumexp(
     positives: jax.Array | None = None,  # [b] int32: column of each row's own positive
     columns: bool = True,
     bound: float | None = None,
-    axis_name: str | None = None,
+    axis_name: AxisName | None = None,
     implementation: Implementation = "auto",
     row_block: int | None = None,
     column_block: int | None = None,
@@ -117,7 +117,7 @@ def summed_logsumexp(
     key_labels: jax.Array | None = None,  # [N, 2] int32: key text, anchor text
     positives: jax.Array | None = None,  # [b] int32: column of each row's own positive
     bound: float | None = None,
-    axis_name: str | None = None,
+    axis_name: AxisName | None = None,
     implementation: Implementation = "auto",
     row_block: int | None = None,
     column_block: int | None = None,
@@ -200,7 +200,7 @@ def _backward(options: _Options, residuals, cotangents):
         queries, all_keys, scale, labels, unit, row_values, column_values[0] if column_values else None,
         key_gradient_dtype=key_dtype)
     if options.axis_name is not None:
-        key_gradient = jax.lax.psum_scatter(key_gradient, options.axis_name, tiled=True)
+        key_gradient = scatter_sum(key_gradient, options.axis_name)
     return query_gradient, key_gradient.astype(queries.dtype), None, scale_gradient, None
 
 
@@ -226,7 +226,7 @@ def _sum_backward(options: _SumOptions, gradients, cotangents):
     factor, _ = cotangents
     key_gradient = xla.scaled_key_gradient(key_blocks, factor, options.num_keys, options.transposed)
     if options.axis_name is not None:
-        key_gradient = jax.lax.psum_scatter(key_gradient, options.axis_name, tiled=True)
+        key_gradient = scatter_sum(key_gradient, options.axis_name)
     return ((factor * query_gradient).astype(options.dtype), key_gradient.astype(options.dtype), None,
             factor * scale_gradient, None)
 

@@ -11,9 +11,9 @@ and as many in float32 in the backward pass. If XLA sends them asynchronously, t
 next one, provided that it takes longer. With bfloat16 operands and the Pallas kernel it does from b = (FLOP/s) /
 (bytes/s to each neighbour) on in the forward pass (2 b n D FLOPs, 2 n D bytes), and from 3/4 of that on in the backward
 pass (8 b n D FLOPs, 6 n D bytes); with both directions half as many rows are enough. By the data sheet of a TPU v5e the
-quotient is about 4400. In programs that jax 0.10 compiles for v5e, the hops are asynchronous on 8 to 256 chips if the
-axis is a ring of neighbouring chips (sharding/mesh.py makes it one). From 32 chips on, a single longer hop makes all
-hops blocking.
+quotient is about 4400. In programs that jax 0.10 compiles for v5e, the hops are asynchronous on 8 to 256 chips if they
+go from neighbour to neighbour (ring_order in sharding/layout.py). From 32 chips on, a single longer hop makes all hops
+blocking.
 
 Legend: W devices, b query rows and n keys per device, D embedding width.
 """
@@ -28,6 +28,7 @@ import jax.numpy as jnp
 from kernels.contrastive import api, tile
 from kernels.contrastive.labels import PairLabels, pair_labels
 from kernels.contrastive.tile import RowStatistics
+from sharding.collectives import AxisName
 from sharding.ring import ring_scan
 
 ELSEWHERE = -1
@@ -36,8 +37,9 @@ ELSEWHERE = -1
 
 class _Options(NamedTuple):
     block: api._Options
-    axis_name: str
+    axis_name: AxisName
     bidirectional: bool
+    order: tuple[int, ...] | None
 
 
 class _Block(NamedTuple):
@@ -53,8 +55,9 @@ def ring_similarity_logsumexp(
     keys: jax.Array,  # [n, D], this device's
     scale: jax.Array | float,  # []
     *,
-    axis_name: str,
+    axis_name: AxisName,
     bidirectional: bool = False,
+    order: tuple[int, ...] | None = None,
     query_labels: jax.Array | None = None,  # [b, 2] int32: query text, positive text
     key_labels: jax.Array | None = None,  # [n, 2] int32: key text, anchor text
     positives: jax.Array | None = None,  # [b] int32: each row's own positive among this device's keys
@@ -72,6 +75,7 @@ def ring_similarity_logsumexp(
 
     Args:
       bidirectional: half of the keys travel each way, so that both directions of the links are used.
+      order: the devices along the ring; None: as they are numbered.
       columns, bound, implementation, row_block, column_block: as in api.similarity_logsumexp; "reference" has no ring
         form.
 
@@ -88,7 +92,7 @@ def ring_similarity_logsumexp(
     num_devices = jax.lax.axis_size(axis_name)
     shift = tile.constant_shift(bound, num_devices * queries.shape[0], num_devices * keys.shape[0])
     block_options = api._Options(chosen, columns, shift, row_block, column_block)
-    options = _Options(block_options, axis_name, bidirectional)
+    options = _Options(block_options, axis_name, bidirectional, order)
     with jax.named_scope("ring_similarity_logsumexp"):
         return _ring_similarity_logsumexp(options, queries, keys, jnp.asarray(scale, jnp.float32), labels)
 
@@ -161,7 +165,7 @@ def _meet_all(options: _Options, labels: PairLabels | None, meet, state, block: 
         rows = jnp.concatenate([labels.rows[:, :2], own_positive[:, None]], axis=1)
         return meet(state, block, PairLabels(rows, jnp.stack(block.labels, axis=1)), totals)
 
-    state, totals = ring_scan(step, state, split(block), split(totals), options.axis_name)
+    state, totals = ring_scan(step, state, split(block), split(totals), options.axis_name, options.order)
     return state, jax.tree.map(lambda *arrays: jnp.concatenate(arrays), *totals)
 
 

@@ -17,7 +17,7 @@ import jax.numpy as jnp
 from kernels.implementation import choose_implementation
 from kernels.queue_kl import reference, xla
 from kernels.queue_kl.sums import RowValues, Side, make_sides
-from sharding.collectives import all_gather_with_gradient, psum_logsumexp
+from sharding.collectives import AxisName, all_gather_with_gradient, psum_logsumexp, scatter_sum
 
 Implementation = Literal["auto", "reference", "xla", "tpu", "tpu_interpret"]
 
@@ -27,7 +27,7 @@ class _Options(NamedTuple):
     sides: tuple[Side, Side]
     row_block: int | None
     queue_block: int | None
-    axis_name: str | None
+    axis_name: AxisName | None
 
 
 def queue_kl(
@@ -37,7 +37,7 @@ def queue_kl(
     *,
     reference_temperature: float,
     temperature: float,
-    axis_name: str | None = None,
+    axis_name: AxisName | None = None,
     unit_norm: bool = False,
     implementation: Implementation = "auto",
     row_block: int | None = None,
@@ -95,7 +95,7 @@ def queue_sums(
     *,
     reference_temperature: float,
     temperature: float,
-    axis_name: str | None = None,
+    axis_name: AxisName | None = None,
     unit_norm: bool = False,
     implementation: Implementation = "auto",
     row_block: int | None = None,
@@ -147,7 +147,7 @@ def _backward(options: _Options, residuals, cotangents):
     gradient = backward(*operands, RowValues(reference_lse, lse, lse_cotangent, gap_cotangent),
                         gradient_dtype=dtype if options.axis_name is None else jnp.float32)
     if options.axis_name is not None:
-        gradient = jax.lax.psum_scatter(gradient, options.axis_name, tiled=True)
+        gradient = scatter_sum(gradient, options.axis_name)
     return gradient.astype(dtype), None, None, None
 
 

@@ -1,4 +1,4 @@
-"""Convert a model between Hugging Face's format and ours, by what the source is.
+"""Convert a model from Hugging Face's format to ours, or back.
 
 Both ways keep every bit: a checkpoint of float16 or bfloat16 is widened to float32 here and goes back as it was, and
 tensors that an encoder has no use for (pretraining heads, buffers) are carried along.
@@ -20,8 +20,10 @@ from model.files.weights import LoadedModel, copy_tokenizer, load_model, save_mo
 
 @dataclass(frozen=True)
 class ConvertConfig:
-    source: str = flag(REQUIRED, "MODEL: a folder (ours, Hugging Face's, sentence-transformers') or a hub id")
-    target: str = flag(REQUIRED, "new folder: ours if the source is not, else Hugging Face's with modules.json")
+    source: str = flag(REQUIRED, "MODEL: a folder (ours, Hugging Face's, sentence-transformers', or the WORKDIR of a "
+                                 "training run) or a hub id")
+    target: str = flag(REQUIRED, "new folder that is written: in our format if the source is in another one, else in "
+                                 "Hugging Face's, with modules.json for sentence-transformers")
 
 
 def convert(config: ConvertConfig) -> None:

@@ -6,18 +6,18 @@ each of Pooling, Dense and Normalize, and README.md. Weights are float32.
 
 import os
 import re
-import shutil
 from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
 from absl import logging
 
-from data.files import new_folder
+from data.files import copy_files, new_folder
 from data.tokenizer import load_tokenizer
 from flags import REQUIRED, flag
 from model.config import ModelConfig
 from model.files.convert import write_hugging_face
+from model.files.folders import find_model
 from model.files.modules import retrieval_prompts
 from model.files.weights import LoadedModel, Origin, load_model
 from model.parameters import Tree
@@ -27,13 +27,14 @@ _HUB_ID = re.compile(r"[\w-][\w.-]*/[\w-][\w.-]*")
 
 @dataclass(frozen=True)
 class ExportConfig:
-    source: str = flag(REQUIRED, "WORKDIR of a training run (its best model), or MODEL: a folder or a hub id")
-    target: str = flag(REQUIRED, "new folder for sentence-transformers")
+    source: str = flag(REQUIRED, "WORKDIR of a training run, whose best model is copied, or another MODEL: a folder or "
+                                 "a hub id")
+    target: str = flag(REQUIRED, "new folder that is written, for sentence-transformers")
 
 
 @dataclass(frozen=True)
 class ModelCard:
-    """What README.md says of the model beside its sizes; an empty field leaves its section out."""
+    """What README.md says of the model besides its sizes. A field that is empty leaves its section out."""
 
     name: str
     base_model: str = ""  # MODEL that training started from, or "random weights"
@@ -46,14 +47,12 @@ class ModelCard:
 
 def export(config: ExportConfig) -> None:
     """Copies a run's best model, or writes any MODEL as a sentence-transformers folder."""
-    best = Path(config.source) / "export"
-    if (best / "modules.json").exists():
+    folder = find_model(config.source)
+    if folder == Path(config.source) / "export":
         with new_folder(config.target) as written:
-            shutil.copytree(best, written, dirs_exist_ok=True)
-    elif (Path(config.source) / "checkpoints").is_dir():
-        raise ValueError(f"{config.source} is a training run without a best model: {best} has no modules.json yet")
+            copy_files(folder, written)
     else:
-        model = load_model(config.source)
+        model = load_model(folder)
         card = ModelCard(name=Path(config.source).name)
         export_sentence_transformers(config.target, model.config, model.parameters, model.tokenizer_folder, card)
     logging.info("exported %s to %s", config.source, config.target)
@@ -108,7 +107,9 @@ def _header(card: ModelCard) -> str:
 def _summary(config: ModelConfig, parameters: Tree, card: ModelCard) -> str:
     encoder = config.encoder
     count = sum(np.size(leaf) for group in parameters.values() for leaf in group.values())
-    heads = "".join(f", Dense {head.in_features} -> {head.out_features} ({head.activation})" for head in config.dense)
+    heads = "".join(
+        ", L2 normalisation" * head.normalize_input
+        + f", Dense {head.in_features} -> {head.out_features} ({head.activation})" for head in config.dense)
     return (
         f"Maps a sentence or paragraph to a vector of {config.embedding_size} numbers; the cosine of two vectors says "
         "how close the texts are in meaning.\n\n"
@@ -133,7 +134,7 @@ print(model.similarity(embeddings, embeddings))"""
 ```python
 from sentence_transformers import SentenceTransformer
 
-model = SentenceTransformer("{card.name}")  # or the path of this folder
+model = SentenceTransformer(".")  # the path of this folder: run it here, or name another path
 {encode}
 ```
 """

@@ -4,7 +4,7 @@ import os
 import re
 from pathlib import Path
 
-from data.files import hub_snapshot
+from data.files import hub_snapshot, model_folder
 
 OURS = "allpairs.json"
 _HUB_ID = re.compile(r"[\w-][\w.-]*(/[\w-][\w.-]*)?")
@@ -13,13 +13,13 @@ _HUB_IGNORED = ["onnx/*", "openvino/*", "*training_args*", "*checkpoint-*"]
 
 
 def find_model(model: str | os.PathLike) -> Path:
-    """The folder of MODEL: itself, or the local snapshot of a hub id, downloaded when it is not in the hub's cache.
+    """The folder of MODEL: itself, export/ of a training run, or the local snapshot of a hub id, downloaded if need be.
 
-    Raises ValueError when there is no such folder and the hub has no such model either.
+    Raises ValueError if there is no such folder and the hub has no such model either, and for a run without export/.
     """
     path = Path(model)
     if path.is_dir():
-        return path
+        return model_folder(path)
     if path.exists():
         raise ValueError(f"{model} is a file: a model is a folder or a hub id")
     if not _HUB_ID.fullmatch(str(model)):

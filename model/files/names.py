@@ -1,7 +1,7 @@
 """Hugging Face's tensor names for our parameters, and either set of tensors as the other.
 
 Ours is the tree of model.parameters.declare, flattened to paths such as "layers/qkv_kernel": one tensor for all layers,
-kernels [in, out], query, key and value in one. Theirs has one tensor a layer and a projection, kernels [out, in].
+kernels [in, out], query, key and value in one. Theirs has one tensor per layer and projection, kernels [out, in].
 A Dense head's tensors are called "dense_0.linear.weight" here; sentence-transformers keeps each in a file of its own.
 """
 
@@ -13,7 +13,7 @@ import numpy as np
 from model.config import EncoderConfig, ModelConfig
 from model.parameters import Tree, declare
 
-# Path of ours without its last word -> their modules; {layer} where there is one for each layer.
+# Our path without its last word -> their modules. {layer} stands for the number of a layer.
 _BERT = {
     "embeddings/token": ("embeddings.word_embeddings",),
     "embeddings/position": ("embeddings.position_embeddings",),
@@ -40,9 +40,8 @@ _DISTILBERT = {
 }
 _SUFFIXES = {"kernel": "weight", "scale": "weight", "bias": "bias"}
 
-PREFIXES = ("bert.", "roberta.", "distilbert.")  # of a checkpoint that was saved together with a head
-# Known tensors that are no part of the encoder: heads of the pretraining tasks (TinyBERT's fit_dense among them).
-HEADS = ("cls.", "lm_head.", "vocab_transform.", "vocab_layer_norm.", "vocab_projector.", "fit_dense")
+PREFIXES = ("bert.", "roberta.", "distilbert.")  # of the encoder in a checkpoint that was saved together with a head
+ENCODER = ("embeddings.", "encoder.", "transformer.", "pooler.", "dense_")  # of the encoder by itself, and our heads
 BUFFERS = ("embeddings.position_ids", "embeddings.token_type_ids")
 
 
@@ -53,9 +52,9 @@ def canonical_name(name: str) -> str:
     return name.replace("LayerNorm.gamma", "LayerNorm.weight").replace("LayerNorm.beta", "LayerNorm.bias")
 
 
-def is_skipped(name: str) -> bool:
-    """Whether a canonical name is known and of no use to the encoder."""
-    return name.startswith(HEADS) or name in BUFFERS
+def is_beside(name: str) -> bool:
+    """Whether a stored tensor lies beside the encoder, as the heads of tasks do (classifier, cls, lm_head)."""
+    return not name.startswith(PREFIXES + ENCODER)
 
 
 def flatten(tree: Tree) -> dict[str, Any]:

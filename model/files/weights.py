@@ -1,16 +1,17 @@
 """Reading models (ours, Hugging Face's, sentence-transformers') into float32 parameters, and writing ours.
 
-Ours is a folder with allpairs.json (ModelConfig, and how the tensors were stored where they came from),
-parameters.safetensors (flat names such as "layers/qkv_kernel", float32), the tokenizer's files and, where the model was
-converted from a checkpoint with more in it than an encoder, left_out.safetensors.
+Ours is a folder with allpairs.json (ModelConfig, and how a checkpoint that was converted stored the tensors),
+parameters.safetensors (flat names such as "layers/qkv_kernel", float32) and the tokenizer's files. left_out.safetensors
+holds what the checkpoint had beside the encoder.
 """
 
 import dataclasses
 import hashlib
 import json
 import os
+import re
 import shutil
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -24,8 +25,8 @@ from data.files import new_folder, read_json, set_default_permissions, write_jso
 from data.tokenizer import COMPANION_FILES, TextTokenizer
 from model.config import DenseConfig, EncoderConfig, ModelConfig, from_hugging_face
 from model.files.folders import OURS, find_model
-from model.files.modules import Modules, read_max_length, read_modules
-from model.files.names import canonical_name, flatten, from_tensors, is_skipped, tensor_shapes, unflatten
+from model.files.modules import Modules, capped_length, read_max_length, read_modules
+from model.files.names import BUFFERS, canonical_name, flatten, from_tensors, is_beside, tensor_shapes, unflatten
 from model.parameters import Tree, declare
 
 PARAMETERS = "parameters.safetensors"
@@ -51,23 +52,28 @@ class LoadedModel(NamedTuple):
     origin: Origin
 
 
-def load_model(model: str | os.PathLike) -> LoadedModel:
+def load_model(model: str | os.PathLike, *, max_length: int = 0) -> LoadedModel:
     """Reads MODEL: a folder of ours, Hugging Face's or sentence-transformers', or a hub id.
 
-    Raises ValueError for a folder that is no model, a file that cannot be read, and, all in one error, for tensors that
-    are missing, unknown or of the wrong shape or dtype.
+    max_length replaces the model's, if it is not 0; either is cut to what the position table holds, and logged then.
+
+    Raises ValueError for a folder that is not a model, for a file that cannot be read, and, all in one error, for
+    tensors that are missing, unknown or of the wrong shape or dtype.
     """
     folder = find_model(model)
-    return _load_ours(folder) if (folder / OURS).exists() else _load_hugging_face(folder)
+    return (_load_ours if (folder / OURS).exists() else _load_hugging_face)(folder, max_length)
 
 
-def read_config_only(model: str | os.PathLike) -> tuple[ModelConfig, Path]:
-    """(configuration, tokenizer folder) of MODEL without its weights, to start from random ones; no pooler layer."""
+def read_config_only(model: str | os.PathLike, *, max_length: int = 0) -> tuple[ModelConfig, Path]:
+    """(configuration, tokenizer folder) of MODEL without its weights, to start from random ones; no pooler layer.
+
+    max_length is that of load_model.
+    """
     folder = find_model(model)
     if (folder / OURS).exists():
-        return _read_ours(folder)[0], folder
+        return _read_ours(folder, max_length)[0], folder
     modules = _modules_of_model(folder)
-    return _model_config(folder, modules), modules.transformer
+    return _model_config(folder, modules, max_length), modules.transformer
 
 
 def save_model(
@@ -94,8 +100,8 @@ def copy_tokenizer(source: Path, target: Path) -> None:
             shutil.copyfile(source / name, target / name)
 
 
-def _load_ours(folder: Path) -> LoadedModel:
-    config, stored = _read_ours(folder)
+def _load_ours(folder: Path, max_length: int) -> LoadedModel:
+    config, stored = _read_ours(folder, max_length)
     tensors = _read_safetensors(folder / PARAMETERS)
     expected = {path: parameter.shape for path, parameter in flatten(declare(config)).items()}
     check_tensors(folder, expected, tensors)
@@ -103,12 +109,14 @@ def _load_ours(folder: Path) -> LoadedModel:
     return LoadedModel(config, unflatten({path: tensors[path] for path in expected}), folder, Origin(stored, left_out))
 
 
-def _read_ours(folder: Path) -> tuple[ModelConfig, dict[str, tuple[str, str]]]:
+def _read_ours(folder: Path, max_length: int) -> tuple[ModelConfig, dict[str, tuple[str, str]]]:
     path = folder / OURS
     values = read_json(path)
     try:
         fields = dict(values["model"])
         fields["encoder"] = EncoderConfig(**fields["encoder"])
+        max_length = max_length or fields["max_length"]
+        fields["max_length"] = capped_length(max_length, fields["encoder"], f"{path}: max_length={max_length}")
         fields["dense"] = tuple(DenseConfig(**head) for head in fields["dense"])
         fields["prompts"] = tuple(map(tuple, fields.get("prompts", ())))
         stored = {canonical: (name, dtype) for canonical, (name, dtype) in values["stored"].items()}
@@ -117,16 +125,16 @@ def _read_ours(folder: Path) -> tuple[ModelConfig, dict[str, tuple[str, str]]]:
         raise ValueError(f"{path} does not describe a model: {error}") from error
 
 
-def _load_hugging_face(folder: Path) -> LoadedModel:
+def _load_hugging_face(folder: Path, max_length: int) -> LoadedModel:
     modules = _modules_of_model(folder)
-    config = _model_config(folder, modules)
+    config = _model_config(folder, modules, max_length)
     checkpoint = _read_checkpoint(modules.transformer)
     for index, place in enumerate(modules.dense_folders):
         checkpoint |= {f"dense_{index}.{name}": tensor for name, tensor in _read_checkpoint(place).items()}
     tensors, origin = {}, Origin({}, {})
     for name, tensor in checkpoint.items():
         canonical = canonical_name(name)
-        if is_skipped(canonical):
+        if is_beside(name) or canonical in BUFFERS:
             origin.left_out[name] = tensor
             continue
         if canonical in tensors:
@@ -134,12 +142,20 @@ def _load_hugging_face(folder: Path) -> LoadedModel:
         tensors[canonical] = tensor
         if (name, tensor.dtype.name) != (canonical, "float32"):
             origin.stored[canonical] = (name, tensor.dtype.name)
-    if origin.left_out:
-        logging.info("%s: left out, as the encoder has no use for them: %s", folder, ", ".join(origin.left_out))
-    encoder = dataclasses.replace(config.encoder, pooler=any(name.startswith("pooler.") for name in tensors))
-    config = dataclasses.replace(config, encoder=encoder)
+    _log_left_out(folder, origin.left_out)
+    has_pooler = config.encoder.family != "distilbert" and any(name.startswith("pooler.") for name in tensors)
+    config = dataclasses.replace(config, encoder=dataclasses.replace(config.encoder, pooler=has_pooler))
     check_tensors(folder, tensor_shapes(config), tensors)
     return LoadedModel(config, from_tensors(config, tensors), modules.transformer, origin)
+
+
+def _log_left_out(folder: Path, names: Iterable[str]) -> None:
+    buffers = [name for name in names if not is_beside(name)]
+    if buffers:
+        logging.debug("%s: left out, as the encoder computes them: %s", folder, ", ".join(buffers))
+    heads = dict.fromkeys(re.sub(r"\..*", ".*", name) for name in names if is_beside(name))
+    if heads:
+        logging.info("%s: left out, as they are no part of the encoder: %s", folder, ", ".join(heads))
 
 
 def _modules_of_model(folder: Path) -> Modules:
@@ -151,15 +167,19 @@ def _modules_of_model(folder: Path) -> Modules:
     return read_modules(folder)
 
 
-def _model_config(folder: Path, modules: Modules) -> ModelConfig:
+def _model_config(folder: Path, modules: Modules, max_length: int) -> ModelConfig:
     """The configuration but for `pooler`, which only the weights can tell."""
     path = modules.transformer / "config.json"
     if not path.exists():
         raise ValueError(f"{modules.transformer} has no config.json")
     try:
         encoder = from_hugging_face(read_json(path))
-        max_length = read_max_length(modules.transformer, encoder)
-        return ModelConfig(encoder, modules.pooling, modules.dense, modules.normalize, max_length, modules.prompts)
+        if max_length:
+            max_length = capped_length(max_length, encoder, f"max_length={max_length}")
+        else:
+            max_length = read_max_length(modules.transformer, encoder)
+        return ModelConfig(encoder, modules.pooling, modules.dense, modules.normalize, max_length, modules.prompts,
+                           modules.default_prompt_name)
     except ValueError as error:
         raise ValueError(f"{folder}: {error}") from error
 
@@ -172,7 +192,7 @@ def check_tensors(folder: Path, expected: Mapping[str, tuple[int, ...]], found: 
         if found[name].shape != expected[name]:
             problems.append(f"wrong shape: {name} is {found[name].shape}, its config says {expected[name]}")
         if found[name].dtype.name not in _FLOATS:
-            problems.append(f"wrong dtype: {name} is {found[name].dtype.name}, read are {', '.join(_FLOATS)}")
+            problems.append(f"wrong dtype: {name} is {found[name].dtype.name}, supported are {', '.join(_FLOATS)}")
     if problems:
         raise ValueError(f"{folder}: {len(problems)} tensors do not fit the model: " + "; ".join(sorted(problems)))
 
@@ -206,7 +226,7 @@ def _read_safetensors(path: Path) -> dict[str, np.ndarray]:
 
 
 def write_tensors(path: Path, tensors: Mapping[str, np.ndarray]) -> None:
-    """Writes a safetensors file; an OSError names it if that fails, by a full disk for one."""
+    """Writes a safetensors file. Raises OSError that names it if that fails, for example on a full disk."""
     try:
         save_file({name: np.ascontiguousarray(tensor) for name, tensor in tensors.items()}, path, {"format": "pt"})
     except SafetensorError as error:
@@ -225,7 +245,7 @@ def _read_pickle(path: Path) -> dict[str, np.ndarray]:
     try:
         state: dict[str, Any] = torch.load(path, map_location="cpu", weights_only=True)
     except Exception as error:  # pickle, zip and torch each have their own
-        raise ValueError(f"{path} is no PyTorch checkpoint of tensors: {str(error).splitlines()[0]}") from error
+        raise ValueError(f"{path} is not a PyTorch checkpoint of tensors: {str(error).splitlines()[0]}") from error
     return {
         name: tensor.view(torch.uint16).numpy().view(ml_dtypes.bfloat16)
         if tensor.dtype == torch.bfloat16 else tensor.numpy()
@@ -236,10 +256,10 @@ def _read_pickle(path: Path) -> dict[str, np.ndarray]:
 def model_fingerprint(model: ModelConfig, parameters: Tree, tokenizer: TextTokenizer) -> str:
     """16 hexadecimal digits of a hash of all that decides an embedding: configuration, weights, tokenizer.
 
-    That of a text alone and before normalisation: the model's prompts and its last step do not matter.
+    Prompts and the normalisation at the end are left out: a prompt is part of the text, and cosine ignores length.
     """
     values = dataclasses.asdict(model) | {"normalize": False}
-    del values["prompts"]
+    del values["prompts"], values["default_prompt_name"]
     digest = hashlib.sha256(json.dumps([values, tokenizer.fingerprint], sort_keys=True).encode())
     for path, values in sorted(flatten(parameters).items()):
         digest.update(f"{path} {values.shape} {values.dtype}".encode())

@@ -5,12 +5,12 @@ import jax
 import jax.numpy as jnp
 import pytest
 from jax.experimental import pallas as pl
-from jax.sharding import NamedSharding, PartitionSpec
+from jax.sharding import NamedSharding
 
 from benchmarks import compile_tpu
 from plan.counts import collectives, matrix_flops
 from plan.programs import compile_program, topology_mesh
-from sharding.mesh import DATA_AXIS
+from sharding.layout import DEVICES, SPLIT, WHOLE, ring_order
 from sharding.ring import ring_scan
 
 needs_libtpu = pytest.mark.usefixtures("tpu_compiler")
@@ -46,19 +46,18 @@ def test_collectives_are_found_in_loops_too():
     mesh = topology_mesh("v5e:2x4")
 
     def on_each_device(x):  # [4, 256]
-        gathered = jax.lax.all_gather(x, DATA_AXIS, tiled=True)  # [32, 256]
+        gathered = jax.lax.all_gather(x, DEVICES, tiled=True)  # [32, 256]
 
         def hop(carry, _):
             ring = [(device, (device + 1) % 8) for device in range(8)]
-            return jnp.tanh(jax.lax.ppermute(carry, DATA_AXIS, ring)), None
+            return jnp.tanh(jax.lax.ppermute(carry, DEVICES, ring)), None
 
         moved, _ = jax.lax.scan(hop, x, length=100)
-        return moved, jax.lax.psum(jnp.sum(jnp.sin(gathered), axis=0), DATA_AXIS)
+        return moved, jax.lax.psum(jnp.sum(jnp.sin(gathered), axis=0), DEVICES)
 
-    split, whole = PartitionSpec(DATA_AXIS), PartitionSpec()
     program = compile_program(
-        jax.shard_map(on_each_device, mesh=mesh, in_specs=split, out_specs=(split, whole), check_vma=False),
-        jax.ShapeDtypeStruct((32, 256), jnp.float32, sharding=NamedSharding(mesh, split)),
+        jax.shard_map(on_each_device, mesh=mesh, in_specs=SPLIT, out_specs=(SPLIT, WHOLE), check_vma=False),
+        jax.ShapeDtypeStruct((32, 256), jnp.float32, sharding=NamedSharding(mesh, SPLIT)),
     )
     hlo = program.compiled.as_text()
     assert " while(" in hlo
@@ -77,12 +76,11 @@ def test_hops_of_the_ring_are_asynchronous_on_many_chips():
         def step(_, hop, state, block, total):
             return state + rows @ block.T, total + 1
 
-        return ring_scan(step, jnp.zeros_like(rows), [rows], [jnp.zeros_like(rows)], DATA_AXIS)
+        return ring_scan(step, jnp.zeros_like(rows), [rows], [jnp.zeros_like(rows)], DEVICES, ring_order(mesh))
 
-    split = PartitionSpec(DATA_AXIS)
     program = compile_program(
-        jax.shard_map(on_each_device, mesh=mesh, in_specs=split, out_specs=split, check_vma=False),
-        jax.ShapeDtypeStruct((64 * 256, 256), jnp.float32, sharding=NamedSharding(mesh, split)),
+        jax.shard_map(on_each_device, mesh=mesh, in_specs=SPLIT, out_specs=SPLIT, check_vma=False),
+        jax.ShapeDtypeStruct((64 * 256, 256), jnp.float32, sharding=NamedSharding(mesh, SPLIT)),
     )
     loop = program.compiled.as_text().split("ENTRY")[0]
     assert " collective-permute-start(" in loop and " collective-permute(" not in loop

@@ -7,12 +7,13 @@ import pytest
 
 from data import first_block
 from data.first_block import check_first_block
+from data.source_file import SourceFile
 
 
 def check(tmp_path, name, lines, tsv="texts", tsv_header=False, max_bad_share=0.01):
     path = tmp_path / name
     path.write_text("".join((line if isinstance(line, str) else json.dumps(line)) + "\n" for line in lines))
-    check_first_block(path, tsv_header, tsv, max_bad_share)
+    check_first_block(SourceFile(path, tsv_header, tsv), max_bad_share)
 
 
 SENTENCES = [f"This is sentence number {i} of them.\tHere is its twin, the {i}th." for i in range(200)]
@@ -74,7 +75,7 @@ def test_honest_files(tmp_path, lines):
 def test_other_keys_are_named_once(tmp_path, value, keys):
     with pytest.raises(ValueError, match=r"no example in 5,000 lines.*5,000 such lines.*") as error:
         check(tmp_path, "a.jsonl", [value] * 5000)
-    assert str(error.value).count(f"not {keys}") == 1 and re.search("rename its keys", str(error.value))
+    assert str(error.value).count(f"not {keys}") == 1 and re.search("name its keys", str(error.value))
 
 
 def test_mostly_bad_lines(tmp_path):

@@ -12,6 +12,7 @@ import pytest
 from tokenizers import models
 
 import data.writer
+from data.formats import Layout
 from data.prepare import PrepareConfig, prepare
 from data.shards import open_dataset, read_dataset_manifest, read_manifest, text_id
 from data.tokenizer import TextTokenizer, bert_tokenizer, load_tokenizer
@@ -165,7 +166,7 @@ def test_bad_lines_are_counted_and_named(folders, model, capsys):
 def test_mixed_kinds(model, first, other, reason):
     lines = "\n".join(map(json.dumps, [first, other, first])).encode()
     file_kind = "triplet" if isinstance(first, list) else "lists with negatives" if "neg" in first else "lists"
-    result = tokenise_block(Block(1, lines, "json", file_kind, 10), load_tokenizer(model))
+    result = tokenise_block(Block(1, lines, Layout("json"), file_kind, 10), load_tokenizer(model))
     assert len(result.records) == 2 and result.bad_lines[0][0] == 2 and reason in result.bad_lines[0][1]
 
 
@@ -210,7 +211,7 @@ def test_data_config(folders, model, tmp_path, capsys):
     entries[1]["lines"] = 120
     assert json.loads((out / "data_config.json").read_text()) == entries
     unknown = write_config(tmp_path / "u.json", [{"name": "b.jsonl", "weight": 1}])
-    with pytest.raises(ValueError, match=r"u\.json: unknown dataset 'b\.jsonl': .* has a\.jsonl, d/b\.jsonl"):
+    with pytest.raises(ValueError, match=r"u\.json: 1 of its 1 files are missing; .* has a\.jsonl, d/b\.jsonl: "):
         run_prepare(folders, model, data_config=unknown)
     for weight in (0, -1, 1.5, None):
         bad = write_config(tmp_path / "w.json", [{"name": "a.jsonl", "weight": weight}])

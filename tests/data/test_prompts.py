@@ -1,5 +1,7 @@
 """prepare --query_prompt, --document_prompt: tokens have them, text ids do not, and a folder has one of each."""
 
+import json
+
 import numpy as np
 import pytest
 
@@ -47,6 +49,24 @@ def test_tokens_have_the_prompts_and_text_ids_do_not(folders, model, prompts):
             np.testing.assert_array_equal(text.tokens, tokens)
     described = {"query": query, "document": document}
     assert read_manifest(out)["prompts"] == stored_prompts(out, "pairs.jsonl") == described
+
+
+@pytest.mark.parametrize("of_folder", [True, False])
+def test_a_folder_of_an_older_version(folders, model, capsys, of_folder):
+    """An error that says to prepare again; doing so is enough."""
+    source, out = folders
+    write_lines(source / "a.jsonl", PAIRS)
+    write_lines(source / "b.jsonl", PAIRS)
+    run_prepare(folders, model)
+    path = out / "manifest.json" if of_folder else out / "a.jsonl" / "manifest.json"
+    manifest = json.loads(path.read_text())
+    del (manifest if of_folder else manifest["options"])["prompts"]
+    path.write_text(json.dumps(manifest))
+    with pytest.raises(ValueError, match=r"manifest.json has no 'prompts': an older version .* prepare` with"):
+        open_dataset(out, "a.jsonl")
+    run_prepare(folders, model)
+    assert len(open_dataset(out, "a.jsonl")) == len(PAIRS)
+    assert ("was finished" in capsys.readouterr().out) or not of_folder
 
 
 def test_other_prompts_prepare_again(folders, model, capsys):

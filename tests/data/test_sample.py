@@ -7,7 +7,7 @@ import pathlib
 import pytest
 
 from data.cut_sample import OPEN_STS_SOURCES, PARTS, cut_sample, normalised
-from data.formats import RawExample
+from data.examples import RawExample
 from data.tokenizer import load_tokenizer
 from tests.conftest import REPOSITORY
 from tests.texts import read_examples

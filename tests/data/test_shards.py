@@ -62,12 +62,13 @@ def write_dataset(data_dir, name: str, examples: list[Example], per_shard: int, 
         writer.close()
         records = len(examples[start : start + per_shard])
         shards.append({"file": path.name, "records": records, "bytes": path.stat().st_size, "crc32": checksum(path)})
-    manifest = {"name": name, "kind": "lists", "has_negatives": True, "shards": shards}
+    manifest = {"name": name, "kind": "lists", "has_negatives": True, "shards": shards, "options": {"prompts": {}}}
     write_json(folder / "manifest.json", manifest)
     top = {
         "format": FORMAT_VERSION,
         "tokenizer": {"fingerprint": tokenizer},
         "datasets": [{"name": name, "shards": len(shards)}],
+        "prompts": {},
     }
     write_json(data_dir / "manifest.json", top)
 

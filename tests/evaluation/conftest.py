@@ -12,14 +12,14 @@ class AngleEncoder:
 
     def __init__(self, length: float):
         self.length = length
-        self.config = types.SimpleNamespace(prompts=(), embedding_size=2, normalize=True)
+        self.config = types.SimpleNamespace(prompts=(), default_prompt_name="", embedding_size=2, normalize=True)
         self.encoded: list[str] = []
 
     @classmethod
     def load(cls, model, dtype="float32"):
         return cls(float(model.rpartition("-")[2]))
 
-    def encode(self, texts, *, normalize=True, progress=False):
+    def encode(self, texts, *, prompt_name=None, normalize=True, progress=False):
         """The angle is the last word of a text, "de 30" or "30"."""
         self.encoded += texts
         angles = np.radians([float(text.split()[-1]) for text in texts])

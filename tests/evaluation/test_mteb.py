@@ -85,7 +85,7 @@ class LocalRetrieval(AbsTaskRetrieval):
 class RecordingEncoder(Encoder):
     calls = []
 
-    def encode(self, texts, *, prompt_name="", **options):
+    def encode(self, texts, *, prompt_name=None, **options):
         self.calls.append([prompt_name, list(texts)])
         return super().encode(texts, prompt_name=prompt_name, **options)
 
@@ -154,7 +154,7 @@ def test_retrieval_is_that_of_texts_after_their_prompts(answer, folder):
     assert answer["LocalRetrieval"]["ndcg_at_10"] == answer["theirs"]["LocalRetrieval"]
     by_prompt = {prompt: texts for prompt, texts in answer["calls"] if prompt}
     assert by_prompt["passage"] == titled and by_prompt["query"] == [query for _, query, _ in QUERIES]
-    assert [prompt for prompt, _ in answer["calls"]].count("") == 2  # the two sides of the STS file, each in one go
+    assert [prompt for prompt, _ in answer["calls"]].count(None) == 2  # the two sides of the STS file, each in one go
     assert len(answer["calls"]) == 4
 
 

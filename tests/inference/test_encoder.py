@@ -1,6 +1,7 @@
 """Encoder and `main.py embed`: the peer's embeddings, in input order, from any kind of model."""
 
 import dataclasses
+import os
 import shutil
 
 import jax
@@ -8,11 +9,12 @@ import numpy as np
 import pytest
 
 from data.tokenizer import load_tokenizer
+from flags import Error
 from inference.batching import make_calls
 from inference.embed import EmbedConfig, embed, read_lines
 from inference.encoder import Encoder
 from model.files.convert import ConvertConfig, convert
-from model.files.weights import load_model, read_config_only
+from model.files.weights import load_model, read_config_only, save_model
 from model.parameters import declare, initialize
 from tests.peer_models import CASES, TEXTS
 
@@ -55,9 +57,43 @@ def test_order_and_duplicates(encoder):
 
 
 def test_no_text_is_an_empty_array(encoder):
-    assert encoder.encode([]).shape == (0, 32)
-    with pytest.raises(ValueError, match="a list of texts"):
-        encoder.encode("one text")
+    assert encoder.encode([]).shape == (0, 32) and encoder.encode(iter([])).dtype == np.float32
+
+
+@pytest.mark.parametrize("texts, error, message", [
+    ("one text", TypeError, "expected a list of texts, not one str"),
+    (b"one text", TypeError, "expected a list of texts, not one bytes"),
+    (["a", None], TypeError, r"texts\[1\] is None of type NoneType, not a str"),
+    ([b"x"], TypeError, r"texts\[0\] is b'x' of type bytes, not a str"),
+    (["a", "b", 3.0], TypeError, r"texts\[2\] is 3.0 of type float, not a str"),
+    (["\ud800"], ValueError, r"texts\[0\] is not Unicode"),
+])
+def test_what_is_no_text(encoder, texts, error, message):
+    for function in (encoder.encode, encoder.token_counts):
+        with pytest.raises(error, match=message):
+            function(texts)
+
+
+@pytest.mark.parametrize("value", [np.nan, np.inf])
+def test_weights_that_are_not_finite(peer_models, tmp_path, run_main, value):
+    """All embeddings of a model, and those of texts with one token; nothing is written."""
+    config, parameters, tokenizer_folder, _ = load_model(peer_models["bert"].sentence_transformers)
+    tokenizer = load_tokenizer(tokenizer_folder)
+    parameters["layers"]["up_bias"][1, 3] = value
+    save_model(tmp_path / "model", config, parameters, tokenizer_folder)
+    (tmp_path / "texts.txt").write_text("a\na\n\nx\n")
+    done = run_main("embed", f"--model={tmp_path / 'model'}", f"--input={tmp_path / 'texts.txt'}",
+                    f"--output={tmp_path / 'out.npy'}", check=False)
+    assert done.returncode == 1 and done.stderr.splitlines()[-1].endswith(
+        "4 of 4 embeddings are not finite, first that of 'a': the model's weights hold NaN or Inf, in layers/up_bias")
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["model", "texts.txt"]
+
+    parameters["layers"]["up_bias"][1, 3] = 0
+    guitar = tokenizer.encode(["guitar"])[0][0]
+    parameters["embeddings"]["token"][guitar, 0] = value
+    with pytest.raises(ValueError, match=r"1 of 1 embeddings .* 'the guitar': .* hold NaN or Inf, in embeddings/token"):
+        Encoder(config, parameters, tokenizer, devices=jax.devices()[:1]).encode(["the guitar"])
+    assert np.isfinite(Encoder(config, parameters, tokenizer, devices=jax.devices()[:1]).encode(["a man"])).all()
 
 
 def test_normalize_can_be_overridden(encoder):
@@ -127,16 +163,37 @@ def test_embed_names_the_line_that_is_not_utf8(tmp_path):
         read_lines(str(tmp_path / "texts.txt"))
     (tmp_path / "texts.txt").write_bytes("é\n\n".encode())
     assert read_lines(str(tmp_path / "texts.txt")) == ["é", ""]
-    (tmp_path / "texts.txt").write_bytes(b"")
-    with pytest.raises(ValueError, match="is empty"):
-        read_lines(str(tmp_path / "texts.txt"))
+    (tmp_path / "texts.txt").write_bytes(b"\xef\xbb\xbf\xef\xbb\xbfa\n\xef\xbb\xbf")
+    assert read_lines(str(tmp_path / "texts.txt")) == ["\ufeffa", "\ufeff"]  # only the first is a byte-order mark
+    for content in (b"", b"\xef\xbb\xbf"):
+        (tmp_path / "texts.txt").write_bytes(content)
+        with pytest.raises(ValueError, match="is empty"):
+            read_lines(str(tmp_path / "texts.txt"))
 
 
-def test_embed_to_a_place_that_is_not_there(tmp_path):
+@pytest.mark.parametrize("source, output, error, message", [
+    ("texts.txt", "file/out.npy", ValueError, "out.npy: .*file is not a folder"),
+    ("texts.txt", "gone/out.npy", ValueError, "out.npy: .*gone is not a folder"),
+    ("texts.txt", "folder", ValueError, "--output=.*folder is a folder: name a file in it"),
+    ("texts.txt", "out.txt", Error, "--output=.*out.txt does not end in .npy"),
+    ("folder", "out.npy", ValueError, "--input=.*folder is a folder: name a text file in it"),
+    ("gone.txt", "out.npy", ValueError, "--input=.*gone.txt does not exist"),
+])
+def test_embed_checks_paths_first(tmp_path, source, output, error, message):
+    """The model, which does not exist, is not looked at."""
     (tmp_path / "texts.txt").write_text("a\n")
     (tmp_path / "file").write_text("")
-    with pytest.raises(OSError, match="file"):
-        embed(EmbedConfig("unused", str(tmp_path / "texts.txt"), str(tmp_path / "file" / "out.npy")))
+    (tmp_path / "folder").mkdir()
+    with pytest.raises(error, match=message):
+        embed(EmbedConfig("unused", str(tmp_path / source), str(tmp_path / output)))
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["file", "folder", "texts.txt"]
+
+
+def test_embed_from_a_closed_standard_input(tmp_path, run_main):
+    done = run_main("embed", "--model=unused", "--input=-", f"--output={tmp_path / 'out.npy'}", check=False,
+                    preexec_fn=lambda: os.close(0))
+    assert done.returncode == 1
+    assert "--input=- reads standard input, which is closed: name a file" in done.stderr.splitlines()[-1]
 
 
 def test_embed_failure_keeps_the_old_output(tmp_path, run_main):
@@ -149,10 +206,13 @@ def test_embed_failure_keeps_the_old_output(tmp_path, run_main):
     assert (tmp_path / "out.npy").read_text() == "old"
 
 
-def test_max_length(peer_models):
+def test_max_length(peer_models, logged):
     folder = peer_models["roberta"].sentence_transformers
-    with pytest.raises(ValueError, match="max_length=63 is above the position table's 62"):
-        Encoder.load(folder, max_length=63)
+    long = Encoder.load(folder, max_length=63, devices=jax.devices()[:1])
+    assert logged() == ["max_length=63 is above the position table: texts are cut at its 62 tokens"]
+    assert long.encode(TEXTS).shape == (len(TEXTS), 32) and long.token_counts(["x " * 100]) == 62
+    with pytest.raises(ValueError, match="max_length=2 leaves no room for a token"):
+        Encoder.load(folder, max_length=2)
     short = Encoder.load(folder, max_length=5, devices=jax.devices()[:1])
     assert [len(tokens) for tokens in short._tokenize(TEXTS)] == [
         min(5, len(tokens) + 2) for tokens in short.tokenizer.encode(TEXTS)

@@ -111,7 +111,7 @@ import sys
 import numpy as np
 import jax
 from inference.search import exact_search
-from sharding.mesh import initialize_processes
+from sharding.processes import initialize_processes
 
 folder, port, process = sys.argv[1:]
 initialize_processes(f"localhost:{port}", 2, int(process))

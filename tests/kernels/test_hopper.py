@@ -18,7 +18,7 @@ from kernels import implementation as choice
 from kernels.contrastive import hopper
 from kernels.contrastive.api import similarity_logsumexp
 from kernels.contrastive.labels import PairLabels
-from sharding.mesh import make_mesh
+from sharding.layout import make_mesh
 from tests.kernels.oracle import answer, random_case
 from tests.kernels.test_contrastive import TOLERANCE, assert_close, run
 

@@ -6,10 +6,9 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
-from jax.sharding import PartitionSpec
 
 from kernels.contrastive.ring import ring_similarity_logsumexp
-from sharding.mesh import DATA_AXIS, make_mesh
+from sharding.layout import DEVICES, SPLIT, WHOLE, make_mesh
 from tests.kernels.oracle import Answer, Case, answer, random_case
 from tests.kernels.test_contrastive import TOLERANCE, assert_close
 
@@ -28,24 +27,23 @@ def split_case(seed: int, num_devices: int, b: int, n: int, *, labels: str, dtyp
 
 
 def run_ring(case: Case, num_devices: int, dtype=np.float32, **options) -> Answer:
-    split, whole = PartitionSpec(DATA_AXIS), PartitionSpec()
     labels = {}
     if case.key_labels is not None:
         own_positives = case.positives % (len(case.keys) // num_devices)
         labels = {"query_labels": case.query_labels, "key_labels": case.key_labels, "positives": own_positives}
 
     @functools.partial(
-        jax.shard_map, mesh=make_mesh(jax.devices()[:num_devices]), in_specs=(split, split, whole, split, split, split),
-        out_specs=Answer(split, split, split, split, whole, split, split), check_vma=False)
+        jax.shard_map, mesh=make_mesh(jax.devices()[:num_devices]), in_specs=(SPLIT, SPLIT, WHOLE, SPLIT, SPLIT, SPLIT),
+        out_specs=Answer(SPLIT, SPLIT, SPLIT, SPLIT, WHOLE, SPLIT, SPLIT), check_vma=False)
     def values_and_gradients(queries, keys, scale, labels, row_cotangent, column_cotangent):
         def primal(queries, keys, scale):
             *values, statistics = ring_similarity_logsumexp(
-                queries, keys, scale, axis_name=DATA_AXIS, **labels, **options)
+                queries, keys, scale, axis_name=DEVICES, **labels, **options)
             return values, statistics
 
         values, vjp, statistics = jax.vjp(primal, queries, keys, scale, has_aux=True)
         gradients = vjp([row_cotangent, column_cotangent if options.get("columns", True) else None])
-        return Answer(*values, *gradients[:2], jax.lax.psum(gradients[2], DATA_AXIS), *statistics)
+        return Answer(*values, *gradients[:2], jax.lax.psum(gradients[2], DEVICES), *statistics)
 
     return jax.jit(values_and_gradients)(
         jnp.asarray(case.queries, dtype), jnp.asarray(case.keys, dtype), jnp.float32(case.scale), labels,

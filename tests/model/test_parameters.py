@@ -1,6 +1,7 @@
 """Declarations, initial values and the configuration's errors."""
 
 import dataclasses
+import re
 
 import jax
 import numpy as np
@@ -8,8 +9,8 @@ import pytest
 from jax.sharding import PartitionSpec
 
 from model.config import DenseConfig, EncoderConfig, ModelConfig, from_hugging_face, to_hugging_face
-from model.parameters import abstract, declare, initialize, partition_specs
-from sharding.rules import AxisRules
+from model.parameters import abstract, declare, initialize, one_layer
+from sharding.layout import SHARD, make_layout, state_spec
 
 ROBERTA = EncoderConfig("roberta", 300, 32, 2, 4, 64, 40, 1, "gelu", 1e-5, 0.1, 0.1, 1, 2, 0.05, True)
 MODEL = ModelConfig(ROBERTA, "mean", (DenseConfig(32, 16, True, "tanh"),), True, 40)
@@ -38,9 +39,14 @@ def test_abstract_values_and_specs_derive_from_the_declaration():
     values = initialize(declarations, jax.random.key(0))
     assert jax.tree.map(lambda x: (x.shape, x.dtype), values) == jax.tree.map(
         lambda x: (x.shape, x.dtype), abstract(declarations))
-    specs = partition_specs(declarations, AxisRules(intermediate="model"))
-    assert specs["layers"]["up_kernel"] == PartitionSpec(None, None, "model")
-    assert specs["layers"]["qkv_kernel"] == PartitionSpec(None, None, None, None)
+    layout = make_layout("parameters", 4)
+    specs = jax.tree.map(state_spec("parameters", layout), declarations)
+    assert specs["layers"]["up_kernel"] == PartitionSpec(None, SHARD, None)
+    assert specs["layers"]["up_bias"] == PartitionSpec(None, SHARD)
+    assert specs["embeddings"]["token"] == PartitionSpec(None, SHARD)
+    assert jax.tree.map(state_spec("parameters", layout._replace(shard_state="optimizer")), declarations)[
+        "layers"]["up_kernel"] == PartitionSpec()
+    assert one_layer(declarations["layers"])["qkv_kernel"].shape == (32, 3, 32)
 
 
 def test_bad_configurations_are_refused():
@@ -48,6 +54,15 @@ def test_bad_configurations_are_refused():
         dataclasses.replace(MODEL, max_length=41)
     with pytest.raises(ValueError, match="dense_0 takes 33 features, but is given 32"):
         dataclasses.replace(MODEL, dense=(DenseConfig(33, 16, True, "tanh"),))
+    with pytest.raises(ValueError, match="dense_0 takes 32 features, but is given 64"):
+        dataclasses.replace(MODEL, pooling="cls+mean")
+    for pooling in ("median", "mean+", "cls+pooler", "cls mean", ""):
+        with pytest.raises(ValueError, match=f"pooling='{re.escape(pooling)}' is not pooler, one of cls, max, mean, "):
+            dataclasses.replace(MODEL, pooling=pooling)
+    with pytest.raises(ValueError, match="activation='elu' is not one of tanh, identity"):
+        DenseConfig(32, 16, True, "elu")
+    with pytest.raises(ValueError, match="default_prompt_name='b' is not one of the prompts a"):
+        dataclasses.replace(MODEL, prompts=(("a", "a: "),), default_prompt_name="b")
     with pytest.raises(ValueError, match="hidden_size=33 is not divisible by num_heads=4"):
         dataclasses.replace(ROBERTA, hidden_size=33)
     with pytest.raises(ValueError, match="needs an encoder with a pooler"):

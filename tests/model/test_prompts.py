@@ -7,7 +7,7 @@ import shutil
 import numpy as np
 import pytest
 
-from data.formats import Prompts
+from data.examples import Prompts
 from inference.encoder import Encoder
 from model.files.convert import ConvertConfig, convert
 from model.files.export import ModelCard, export_sentence_transformers
@@ -35,9 +35,12 @@ def with_prompts(model, prompts=PROMPTS):
 @pytest.fixture(scope="module")
 def exported(peer_models, peer, tmp_path_factory):
     """name -> folder of the model with prompts, which the peer has embedded TEXTS with."""
-    folders = {name: tmp_path_factory.mktemp("exported") / name for name in CASES}
+    folders = {name: tmp_path_factory.mktemp("exported") / name for name in (*CASES, "default")}
     for name, folder in folders.items():
-        config, parameters, tokenizer_folder, _ = with_prompts(load_model(peer_models[name].sentence_transformers))
+        model = with_prompts(load_model(peer_models["bert" if name == "default" else name].sentence_transformers))
+        config, parameters, tokenizer_folder, _ = model
+        if name == "default":
+            config = dataclasses.replace(config, default_prompt_name="document")
         export_sentence_transformers(folder, config, parameters, tokenizer_folder, ModelCard(name))
     peer(ENCODE, texts=TEXTS, folders=list(map(str, folders.values())))
     return folders
@@ -53,6 +56,41 @@ def test_as_sentence_transformers(exported, name):
     by_hand = encoder.encode([f"query: {text}" for text in TEXTS if text])
     np.testing.assert_allclose(by_hand, by_prompt["query"][[bool(text) for text in TEXTS]], atol=1e-5)
     assert np.abs(by_prompt["query"] - by_prompt["document"]).max() > 0.01 < np.abs(by_hand[0] - by_prompt[""][0]).max()
+
+
+def test_default_prompt(exported, tmp_path, run_main):
+    """Taken by encode and embed unless they are told another one, or none; kept by export and convert."""
+    folder, texts, output = exported["default"], tmp_path / "texts", tmp_path / "embeddings.npy"
+    settings = json.loads((folder / "config_sentence_transformers.json").read_text())
+    assert settings["default_prompt_name"] == "document"
+    expected = np.load(f"{folder}-.npy")
+    np.testing.assert_array_equal(expected, np.load(f"{folder}-document.npy"))
+    convert(ConvertConfig(str(folder), str(tmp_path / "ours")))
+    convert(ConvertConfig(str(tmp_path / "ours"), str(tmp_path / "theirs")))
+    for place in (folder, tmp_path / "ours", tmp_path / "theirs"):
+        np.testing.assert_allclose(Encoder.load(place).encode(TEXTS), expected, atol=1e-5)
+    encoder, plain = Encoder.load(folder), Encoder.load(exported["bert"])
+    np.testing.assert_allclose(
+        encoder.encode(TEXTS, prompt_name="query"), np.load(f"{folder}-query.npy"), atol=1e-5)
+    np.testing.assert_array_equal(encoder.encode(TEXTS, prompt_name=""), plain.encode(TEXTS))
+    assert encoder.fingerprint() == plain.fingerprint()
+    texts.write_text("\n".join(TEXTS) + "\n")
+    for flags, embeddings in (([], expected), (["--prompt_name="], np.load(f"{exported['bert']}-.npy"))):
+        run_main("embed", f"--model={folder}", f"--input={texts}", f"--output={output}", *flags)
+        np.testing.assert_allclose(np.load(output), embeddings, atol=1e-5)
+
+
+@pytest.mark.parametrize("settings, prompts, default", [
+    ({"prompts": {"a": "a: "}, "default_prompt_name": "a"}, (("a", "a: "),), "a"),
+    ({"prompts": {"a": None}, "default_prompt_name": "a"}, (("a", ""),), "a"),
+    ({"prompts": None, "default_prompt_name": "query"}, (("query", ""),), "query"),
+    ({"prompts": {"a": "a: "}, "default_prompt_name": None}, (("a", "a: "),), ""),
+])
+def test_default_prompts_of_others(exported, tmp_path, settings, prompts, default):
+    folder = shutil.copytree(exported["bert"], tmp_path / "model")
+    (folder / "config_sentence_transformers.json").write_text(json.dumps(settings))
+    config = load_model(folder).config
+    assert (config.prompts, config.default_prompt_name) == (prompts, default)
 
 
 def test_export_and_convert_keep_them(exported, tmp_path):
@@ -104,7 +142,8 @@ def test_names_of_others(exported, tmp_path, prompts, expected):
 
 
 @pytest.mark.parametrize("file, values, message", [
-    ("config_sentence_transformers.json", {"prompts": {"a": "b "}, "default_prompt_name": "a"}, "puts the prompt 'b '"),
+    ("config_sentence_transformers.json", {"prompts": {"a": "b "}, "default_prompt_name": "c"},
+     "default_prompt_name='c' is not one of its prompts: a"),
     ("1_Pooling/config.json", {"include_prompt": False}, "include_prompt is false"),
 ])
 def test_what_is_not_supported(exported, tmp_path, file, values, message):

@@ -6,9 +6,8 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
-from jax.sharding import PartitionSpec
 
-from sharding.mesh import DATA_AXIS, make_mesh
+from sharding.layout import DEVICES, SPLIT, make_mesh
 from sharding.ring import ring_scan
 
 
@@ -19,15 +18,15 @@ def test_every_device_meets_every_block_once(num_devices, ways):
     mesh = make_mesh(jax.devices()[:num_devices])
 
     def step(k, hop, met, block, visits):
-        me = jax.lax.axis_index(DATA_AXIS)
+        me = jax.lax.axis_index(DEVICES)
         return met.at[k, hop].set(block["name"][0]), visits.at[0, me].add(k + 1)
 
-    @functools.partial(jax.shard_map, mesh=mesh, in_specs=PartitionSpec(DATA_AXIS), out_specs=PartitionSpec(DATA_AXIS),
+    @functools.partial(jax.shard_map, mesh=mesh, in_specs=SPLIT, out_specs=SPLIT,
                        check_vma=False)
     def meet_all(names):
         blocks = [{"name": names + 100 * k, "nothing": None} for k in range(ways)]
         met, visits = ring_scan(step, jnp.full((ways, num_devices), -1), blocks,
-                                [jnp.zeros((1, num_devices), jnp.int32)] * ways, DATA_AXIS)
+                                [jnp.zeros((1, num_devices), jnp.int32)] * ways, DEVICES)
         return met[None], jnp.stack(visits, axis=1)
 
     met, visits = jax.jit(meet_all)(jnp.arange(num_devices))

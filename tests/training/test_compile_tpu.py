@@ -9,7 +9,7 @@ import pytest
 
 from model.parameters import declare
 from plan.counts import collectives
-from plan.programs import compile_train_step, topology_mesh
+from plan.programs import compile_train_step, topology_layout
 from tests.training.test_parallel import MODEL
 from training.objectives.sct import QueueOptions, sct_objective
 
@@ -27,9 +27,9 @@ def queues(dtype, batch_size):
     ("v5e:2x4", jnp.bfloat16, False), ("v3:2x2", jnp.float32, False), ("v5e:2x4", jnp.bfloat16, True),
 ])
 def test_step_compiles(topology, dtype, sct):
-    model, mesh = dataclasses.replace(MODEL, encoder=ENCODER), topology_mesh(topology)
-    objective = queues(dtype, 16 * mesh.size) if sct else None
-    program = compile_train_step(mesh, model, dtype, examples=16, rows=8, row_length=128, objective=objective)
+    model, layout = dataclasses.replace(MODEL, encoder=ENCODER), topology_layout(topology)
+    objective = queues(dtype, 16 * layout.mesh.size) if sct else None
+    program = compile_train_step(layout, model, dtype, examples=16, rows=8, row_length=128, objective=objective)
     assert "pmax" not in str(program.jaxpr), "bounded scores need no maximum over the devices"
     hlo = program.compiled.as_text()
     assert "tpu_custom_call" in hlo, "the Pallas kernel is in the step"

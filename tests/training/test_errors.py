@@ -10,6 +10,8 @@ from absl import flags as absl_flags
 
 from flags import define_flags
 from training.loop import train
+from training.settings import ModelSettings
+from training.starting_point import starting_point
 from training.sweep import read_flags
 
 
@@ -17,7 +19,6 @@ from training.sweep import read_flags
     (["--packing_blocks=3"], 1, "global_batch_size=16 is not divisible by packing_blocks=3"),
     (["--packing_blocks=2"], 4, "packing_blocks=2 is not divisible by the number of devices=4"),
     (["--packing_blocks=4", "--encode_blocks=3"], 2, "packing blocks per device=2 is not divisible by encode_blocks=3"),
-    (["--max_length=600", "--row_length=600"], 1, "--max_length=600: the position table of"),
     (["--attention=tpu"], 1, "implementation='tpu' cannot run on 'cpu'"),
     (["--init=nowhere/at/all"], 1, "nowhere/at/all"),
     (["--data_dir=nowhere"], 1, "nowhere"),
@@ -48,6 +49,7 @@ def test_settings_that_do_not_fit(run_main, tiny_flags, tmp_path, flags, devices
     (["--prefetch=0"], "flag --prefetch=0: it must be at least 1"),
     (["--dense=-3"], "flag --dense=-3: it must be at least 0"),
     (["--encode_length=0"], "flag --encode_length=0: it must be at least 3"),
+    (["--max_length=600", "--row_length=600"], "--max_length=600: the position table of"),
     (["--keep_layers=0,-1"], "flag --keep_layers=0,-1: it must be at least 0"),
     (["--profile_steps=2"], "flag --profile_steps=2: it takes 2 comma-separated values"),
     (["--log_every=-1"], "flag --log_every=-1: it must be at least 0"),
@@ -64,6 +66,12 @@ def test_a_usage_error_has_status_2(run_main, tiny_flags, tmp_path):
     done = run_main("train", *tiny_flags, "--warmup_steps=70", f"--workdir={tmp_path / 'run'}", check=False)
     assert done.returncode == 2 and "warmup_steps=70 leaves nothing" in done.stderr.splitlines()[-1]
     assert not (tmp_path / "run").exists()
+
+
+def test_encode_length_is_cut_to_the_position_table(tiny_model, logged):
+    start = starting_point(ModelSettings(init=str(tiny_model), random_init=True, encode_length=600), seed=0)
+    assert start.model.max_length == start.model.encoder.max_positions == 512
+    assert logged() == ["--encode_length=600 is above the position table: texts are cut at its 512 tokens"]
 
 
 def test_every_number_has_a_range():

@@ -7,22 +7,21 @@ import jax.numpy as jnp
 import numpy as np
 import optax
 import pytest
-from jax.sharding import PartitionSpec
 
 from kernels.contrastive import xla
 from plan.counts import matrix_flops
-from sharding.mesh import DATA_AXIS, make_mesh
+from sharding.layout import DEVICES, SPLIT, WHOLE, make_layout, make_mesh
 from tests.training.test_parallel import (
+    ONE_LAYER,
     assert_trees_close,
+    feed,
     first_state,
     make_objective,
     make_step,
     pack,
-    place,
     random_texts,
 )
 from training.objectives.contrastive import KeyExchange, batch_metrics, contrastive_loss
-from training.step import make_train_step
 
 EXCHANGES = KeyExchange.__args__
 BLOCKS, EXAMPLES, WIDTH = 24, 3, 16  # packing blocks, examples a block: 9 examples on each of 8 devices
@@ -47,18 +46,17 @@ def loss_and_gradients(key_exchange: str, num_devices: int, embeddings, ids, **o
 
 @functools.cache
 def compiled_loss(key_exchange: str, num_devices: int, **options):
-    split, whole = PartitionSpec(DATA_AXIS), PartitionSpec()
-    options |= {"axis_name": DATA_AXIS, "key_exchange": key_exchange}
+    options |= {"axis_name": DEVICES, "key_exchange": key_exchange}
 
-    @functools.partial(jax.shard_map, mesh=make_mesh(jax.devices()[:num_devices]), in_specs=(split, whole, split),
-                       out_specs=(whole, (split, whole), whole), check_vma=False)
+    @functools.partial(jax.shard_map, mesh=make_mesh(jax.devices()[:num_devices]), in_specs=(SPLIT, WHOLE, SPLIT),
+                       out_specs=(WHOLE, (SPLIT, WHOLE), WHOLE), check_vma=False)
     def on_each_device(embeddings, scale, ids):
         def share(embeddings, scale):
             return contrastive_loss(embeddings, ids, scale=scale, **options)
 
         (loss, sums), (gradient, scale_gradient) = jax.value_and_grad(
             share, argnums=(0, 1), has_aux=True)(embeddings, scale)
-        loss, scale_gradient, sums = jax.lax.psum((loss, scale_gradient, sums), DATA_AXIS)
+        loss, scale_gradient, sums = jax.lax.psum((loss, scale_gradient, sums), DEVICES)
         return loss, (gradient, scale_gradient), batch_metrics(sums)
 
     return jax.jit(on_each_device)
@@ -110,14 +108,14 @@ def test_arithmetic_of_a_device(exchange, symmetric, expected):
 @pytest.mark.parametrize("texts_per_example", [2, 3])
 def test_same_training_steps(texts_per_example):
     """Parameters after three steps of plain gradient descent: Adam would divide small gradients by their rounding."""
-    mesh, optimizer = make_mesh(), optax.sgd(0.01)
-    batch = place(pack(*random_texts(0, texts_per_example)), mesh)
+    layout, optimizer = make_layout(), optax.sgd(0.01)
+    batch = feed(pack(*random_texts(0, texts_per_example)), layout)
     results = []
     for exchange in EXCHANGES:
         objective = make_objective(texts_per_example == 2, exchange)
-        loss_and_gradient, _, _ = make_step(mesh, objective, texts_per_example, dropout=False)
-        train_step = make_train_step(loss_and_gradient, optimizer, optax.constant_schedule(0.01), mesh, objective)
-        state = first_state(mesh, objective, optimizer)
+        _, _, train_step = make_step(
+            layout, objective, texts_per_example, dropout=False, model=ONE_LAYER, optimizer=optimizer)
+        state = first_state(layout, objective, optimizer, ONE_LAYER)
         losses = []
         for _ in range(3):
             state, metrics = train_step(state, batch)

@@ -12,12 +12,12 @@ from data.packing import pack_blocks
 from model.config import EncoderConfig, ModelConfig
 from model.parameters import declare, initialize
 from model.pooling import embed
-from sharding.mesh import make_mesh, replicate, shard_blocks
+from sharding.layout import make_layout, place, replicate, shard_blocks
 from training.objectives.contrastive import contrastive_objective
 from training.objectives.objective import StepBatch
 from training.optimizer import learning_rate_schedule, make_optimizer
 from training.settings import OptimizerSettings
-from training.step import initial_state, make_loss_and_gradient, make_train_step, state_shardings
+from training.step import initial_state, make_loss_and_gradient, make_train_step, state_specs
 
 BLOCKS, EXAMPLES, ROW_LENGTH, SCALE = 8, 3, 32, 20.0  # packing blocks, examples a block
 MODEL = ModelConfig(
@@ -99,30 +99,32 @@ def make_objective(symmetric, key_exchange="all_gather", learn_scale=False):
     )
 
 
-def make_step(mesh, objective, texts_per_example, dropout, encode_blocks=0, model=ONE_LAYER):
+def make_step(layout, objective, texts_per_example, dropout, encode_blocks=0, model=MODEL, optimizer=None,
+              clip_norm=1.0, dtype=jnp.float32, remat=False):
+    """Loss and gradient, optimizer, train step; the optimizer is AdamW unless another one is given."""
     loss_and_gradient = make_loss_and_gradient(
-        model, mesh, objective, texts_per_example=texts_per_example, dropout_seed=3 if dropout else None,
-        dtype=jnp.float32, remat=False, encode_blocks=encode_blocks,
+        model, layout, objective, texts_per_example=texts_per_example, dropout_seed=3 if dropout else None,
+        dtype=dtype, remat=remat, encode_blocks=encode_blocks,
     )
     settings = OptimizerSettings(
-        learning_rate=1e-2, warmup_steps=1, num_steps=10, adam_epsilon=1e-2, weight_decay=0.01)
+        learning_rate=1e-2, warmup_steps=1, num_steps=10, adam_epsilon=1e-2, weight_decay=0.01,
+        clip_norm=clip_norm)
     schedule = learning_rate_schedule(settings)
     # A large epsilon: otherwise Adam divides small gradients by their rounding, and makes it large.
-    optimizer = make_optimizer(settings, schedule)
-    return loss_and_gradient, optimizer, make_train_step(loss_and_gradient, optimizer, schedule, mesh, objective)
+    optimizer = optimizer or make_optimizer(settings, schedule)
+    train_step = make_train_step(model, layout, objective, loss_and_gradient, optimizer, schedule)
+    return loss_and_gradient, optimizer, train_step
 
 
-def first_state(mesh, objective, optimizer):
-    """The state before the first step, placed as a run places it: otherwise the second step is compiled again."""
-    parameters = initialize(declare(ONE_LAYER) | objective.parameters, jax.random.key(1))
-    return jax.jit(
-        functools.partial(initial_state, optimizer=optimizer, objective=objective),
-        out_shardings=state_shardings(objective, mesh),
-    )(replicate(parameters, mesh))
+def first_state(layout, objective, optimizer, model=MODEL, seed=1):
+    """The train state before the first step, placed as the layout says."""
+    specs = state_specs(model, objective, optimizer, layout)
+    parameters = initialize(declare(model) | objective.parameters, jax.random.key(seed))
+    return place(initial_state(parameters, optimizer, objective), specs, layout.mesh)
 
 
-def place(packed, mesh, targets=None):
-    return shard_blocks(StepBatch(packed, targets), mesh)
+def feed(packed, layout, targets=None):
+    return shard_blocks(StepBatch(packed, targets), layout.mesh)
 
 
 def assert_trees_close(actual, expected, tolerance=1e-5):
@@ -144,10 +146,10 @@ def test_gradient_is_that_of_the_global_mean_loss(texts_per_example, symmetric):
     metrics = naive_metrics(np.asarray(similarities, np.float64), excluded, left_out)
     assert 0 < metrics["accuracy_at_1"] < 1 and metrics["share_left_out"] > 0
     for count in (1, 2, 8):
-        mesh = make_mesh(jax.devices()[:count])
-        loss_and_gradient, _, _ = make_step(mesh, make_objective(symmetric), texts_per_example, False, model=MODEL)
-        batch = place(pack(texts, ids), mesh)
-        ours = jax.jit(loss_and_gradient)(replicate(parameters, mesh), {}, batch, jnp.zeros((), jnp.int32))
+        layout = make_layout(devices=jax.devices()[:count])
+        loss_and_gradient, _, _ = make_step(layout, make_objective(symmetric), texts_per_example, dropout=False)
+        batch = feed(pack(texts, ids), layout)
+        ours = jax.jit(loss_and_gradient)(replicate(parameters, layout.mesh), {}, batch, jnp.zeros((), jnp.int32))
         np.testing.assert_allclose(ours[0], loss, rtol=1e-5)
         assert_trees_close(ours[1], gradient)
         assert ours[2].keys() == metrics.keys()
@@ -161,13 +163,13 @@ def test_steps_do_not_depend_on_the_number_of_devices(texts_per_example):
     batches = [pack(*random_texts(seed, texts_per_example)) for seed in range(4)]
     results = []
     for count in (1, 2, 8):
-        mesh = make_mesh(jax.devices()[:count])
+        layout = make_layout(devices=jax.devices()[:count])
         objective = make_objective(symmetric=texts_per_example == 2)
-        _, optimizer, train_step = make_step(mesh, objective, texts_per_example, dropout=True)
-        state = first_state(mesh, objective, optimizer)
+        _, optimizer, train_step = make_step(layout, objective, texts_per_example, dropout=True, model=ONE_LAYER)
+        state = first_state(layout, objective, optimizer, ONE_LAYER)
         losses = []
         for packed in batches:
-            state, metrics = train_step(state, place(packed, mesh))
+            state, metrics = train_step(state, feed(packed, layout))
             losses.append(float(metrics["loss"]))
         results.append((losses, jax.device_get(state.parameters)))
     for losses, parameters in results[1:]:
@@ -177,8 +179,8 @@ def test_steps_do_not_depend_on_the_number_of_devices(texts_per_example):
 
 @functools.cache
 def jitted_gradient(devices, texts_per_example, encode_blocks):
-    mesh = make_mesh(jax.devices()[:devices])
-    loss_and_gradient, _, _ = make_step(mesh, make_objective(True), texts_per_example, True, encode_blocks)
+    loss_and_gradient, _, _ = make_step(make_layout(devices=jax.devices()[:devices]), make_objective(True),
+                                        texts_per_example, True, encode_blocks, ONE_LAYER)
     return jax.jit(loss_and_gradient)
 
 
@@ -187,10 +189,10 @@ def jitted_gradient(devices, texts_per_example, encode_blocks):
 def test_encoding_in_parts_gives_the_gradient_of_the_whole(texts_per_example, devices, encode_blocks):
     """Gradient caching, with dropout: the second pass must draw the masks of the first."""
     packed = pack(*random_texts(7, texts_per_example))
-    mesh = make_mesh(jax.devices()[:devices])
-    parameters = replicate(initialize(declare(ONE_LAYER), jax.random.key(1)), mesh)
+    layout = make_layout(devices=jax.devices()[:devices])
+    parameters = replicate(initialize(declare(ONE_LAYER), jax.random.key(1)), layout.mesh)
     whole, in_parts = (
-        jitted_gradient(devices, texts_per_example, blocks)(parameters, {}, place(packed, mesh), jnp.int32(3))
+        jitted_gradient(devices, texts_per_example, blocks)(parameters, {}, feed(packed, layout), jnp.int32(3))
         for blocks in (0, encode_blocks)
     )
     np.testing.assert_allclose(in_parts[0], whole[0], rtol=1e-6)
@@ -199,11 +201,11 @@ def test_encoding_in_parts_gives_the_gradient_of_the_whole(texts_per_example, de
 
 def test_dropout_changes_the_loss():
     packed = pack(*random_texts(0, 2))
-    mesh = make_mesh(jax.devices()[:1])
-    parameters = replicate(initialize(declare(ONE_LAYER), jax.random.key(1)), mesh)
+    layout = make_layout(devices=jax.devices()[:1])
+    parameters = replicate(initialize(declare(ONE_LAYER), jax.random.key(1)), layout.mesh)
     losses = [
-        jax.jit(make_step(mesh, make_objective(True), 2, dropout)[0])(
-            parameters, {}, place(packed, mesh), jnp.int32(step))[0]
+        jax.jit(make_step(layout, make_objective(True), 2, dropout, model=ONE_LAYER)[0])(
+            parameters, {}, feed(packed, layout), jnp.int32(step))[0]
         for dropout, step in ((False, 0), (True, 0), (True, 1))
     ]
     assert len({float(loss) for loss in losses}) == 3
@@ -211,10 +213,10 @@ def test_dropout_changes_the_loss():
 
 def test_one_reduction_a_step():
     """Loss, gradient of all parameters and metric sums are reduced together: no other all-reduce has their size."""
-    mesh = make_mesh()
-    loss_and_gradient, _, _ = make_step(mesh, make_objective(True), 2, dropout=True)
-    parameters = replicate(initialize(declare(ONE_LAYER), jax.random.key(1)), mesh)
-    batch = place(pack(*random_texts(0, 2)), mesh)
+    layout = make_layout()
+    loss_and_gradient, _, _ = make_step(layout, make_objective(True), 2, dropout=True, model=ONE_LAYER)
+    parameters = replicate(initialize(declare(ONE_LAYER), jax.random.key(1)), layout.mesh)
+    batch = feed(pack(*random_texts(0, 2)), layout)
     text = jax.jit(loss_and_gradient).lower(parameters, {}, batch, jnp.int32(0)).as_text()
     reductions = text.count("stablehlo.all_reduce")
     leaves = len(jax.tree.leaves(parameters))
@@ -228,16 +230,16 @@ def test_learned_scale():
     texts = random_texts(4, 2)
     losses, slopes, gradients = [], [], []
     for count in (1, 8):
-        mesh = make_mesh(jax.devices()[:count])
+        layout = make_layout(devices=jax.devices()[:count])
         objective = make_objective(True, learn_scale=True)
-        loss_and_gradient, _, _ = make_step(mesh, objective, 2, dropout=False)
+        loss_and_gradient, _, _ = make_step(layout, objective, 2, dropout=False, model=ONE_LAYER)
         parameters = initialize(declare(ONE_LAYER) | objective.parameters, jax.random.key(0))
         np.testing.assert_allclose(np.exp(parameters["contrastive"]["log_scale"]), SCALE, rtol=1e-6)
-        run, batch = jax.jit(loss_and_gradient), place(pack(*texts), mesh)
+        run, batch = jax.jit(loss_and_gradient), feed(pack(*texts), layout)
 
-        def at(change, run=run, batch=batch, parameters=parameters, mesh=mesh):
+        def at(change, run=run, batch=batch, parameters=parameters, layout=layout):
             log_scale = parameters["contrastive"]["log_scale"] + change
-            changed = replicate(parameters | {"contrastive": {"log_scale": log_scale}}, mesh)
+            changed = replicate(parameters | {"contrastive": {"log_scale": log_scale}}, layout.mesh)
             return run(changed, {}, batch, jnp.int32(0))
 
         loss, gradient, metrics, _ = at(0.0)
@@ -245,9 +247,9 @@ def test_learned_scale():
         slopes.append((at(0.01)[0] - at(-0.01)[0]) / 0.02)
         gradients.append(gradient["contrastive"]["log_scale"])
         np.testing.assert_allclose(metrics["scale"], SCALE, rtol=1e-6)
-    fixed, _, _ = make_step(mesh, make_objective(True), 2, dropout=False)
+    fixed, _, _ = make_step(layout, make_objective(True), 2, dropout=False, model=ONE_LAYER)
     model_alone = {name: parameters[name] for name in declare(ONE_LAYER)}
-    expected = jax.jit(fixed)(replicate(model_alone, mesh), {}, batch, jnp.int32(0))[0]
+    expected = jax.jit(fixed)(replicate(model_alone, layout.mesh), {}, batch, jnp.int32(0))[0]
     np.testing.assert_allclose(losses, [expected] * 2, rtol=1e-5)
     np.testing.assert_allclose(gradients, slopes, rtol=1e-3)
     np.testing.assert_allclose(gradients[1], gradients[0], rtol=1e-5)

@@ -1,11 +1,12 @@
 """A run on data with prompts: scored with them, exported with them; a teacher reads the texts alone."""
 
 import json
+import shutil
 
 import numpy as np
 import pytest
 
-from data.formats import Prompts
+from data.examples import Prompts
 from evaluation.tasks.heldout import evaluate_pairs, read_pairs
 from inference.encoder import Encoder
 
@@ -39,7 +40,7 @@ def test_scored_and_exported_with_them(workdir, run_main):
     expected = evaluate_pairs(encoder.encode, pairs, Prompts(**PROMPTS))
     ranks = np.load(workdir / "evaluations" / f"step-{best['step']:07d}.npz")["heldout_ranks"]
     np.testing.assert_array_equal(ranks, expected.ranks)
-    run_main("evaluate", f"--model={workdir / 'export'}", f"--pairs={workdir / 'pairs.jsonl'}",
+    run_main("evaluate", f"--model={workdir}", f"--pairs={workdir / 'pairs.jsonl'}",
              f"--output={workdir / 'results.json'}")
     values = {line["metric"]: line["value"] for line in json.loads((workdir / "results.json").read_text())}
     assert values["mrr@10"] == pytest.approx(best["heldout_mrr@10"], rel=1e-6) == 100 * expected.mrr_at_10
@@ -48,10 +49,13 @@ def test_scored_and_exported_with_them(workdir, run_main):
 def test_data_without_them_is_another_run_and_takes_none_from_init(workdir, tiny_flags, run_main, tmp_path):
     done = run_main("train", *tiny_flags, "--num_steps=1", "--warmup_steps=0", f"--workdir={workdir}", check=False)
     assert done.returncode == 1 and f"prompts: the checkpoint has {[list(x) for x in PROMPTS.items()]}" in done.stderr
-    run_main("train", *tiny_flags, "--num_steps=1", "--warmup_steps=0", f"--init={workdir / 'export'}",
-             "--norandom_init", f"--workdir={tmp_path}")
-    settings = json.loads((tmp_path / "export" / "config_sentence_transformers.json").read_text())
-    assert settings["prompts"] == {}
+    init = shutil.copytree(workdir / "export", tmp_path / "init")
+    of_init = json.loads((init / "config_sentence_transformers.json").read_text()) | {"default_prompt_name": "query"}
+    (init / "config_sentence_transformers.json").write_text(json.dumps(of_init))
+    run_main("train", *tiny_flags, "--num_steps=1", "--warmup_steps=0", f"--init={init}",
+             "--norandom_init", f"--workdir={tmp_path / 'run'}")
+    settings = json.loads((tmp_path / "run" / "export" / "config_sentence_transformers.json").read_text())
+    assert settings["prompts"] == {} and settings["default_prompt_name"] is None
 
 
 def test_a_teacher_reads_the_texts_alone(workdir, prompted_flags, tiny_data, run_main, tmp_path):

@@ -18,8 +18,8 @@ from kernels.contrastive.tile import RowStatistics, constant_shift
 from kernels.products import UNIT_NORM_PRODUCT
 from model.config import ModelConfig
 from model.parameters import Parameter, Tree
-from sharding.collectives import psum_logsumexp
-from sharding.mesh import DATA_AXIS
+from sharding.collectives import AxisName, psum_logsumexp
+from sharding.layout import DEVICES
 from training.objectives.objective import Embedded, Objective, split_texts
 
 KeyExchange = Literal["all_gather", "ring", "bidirectional_ring"]
@@ -34,8 +34,12 @@ def contrastive_objective(
     key_exchange: KeyExchange,
     dtype: jnp.dtype,
     implementation: str,
+    ring: tuple[int, ...] | None = None,
 ) -> Objective:
-    """contrastive_loss as an objective. A learned scale is exp(log_scale); it starts at `scale` and is logged."""
+    """contrastive_loss as an objective; `ring` is the mesh's ring_order.
+
+    A learned scale is exp(log_scale); it starts at `scale` and is logged.
+    """
     bound = UNIT_NORM_PRODUCT * abs(scale) if model.normalize and not learn_scale else None
 
     def loss(parameters, memory, embedded: Embedded):
@@ -44,11 +48,11 @@ def contrastive_objective(
         with jax.named_scope("contrastive_loss"):
             share, sums = contrastive_loss(
                 embedded.embeddings, embedded.text_ids, texts_per_example=K, scale=learned,
-                symmetric={"auto": K == 2, "always": True, "never": False}[symmetric], axis_name=DATA_AXIS,
-                key_exchange=key_exchange, dtype=dtype, bound=bound, implementation=implementation,
+                symmetric={"auto": K == 2, "always": True, "never": False}[symmetric], axis_name=DEVICES,
+                key_exchange=key_exchange, ring=ring, dtype=dtype, bound=bound, implementation=implementation,
             )
         if learn_scale:
-            sums["scale"] = lax.stop_gradient(learned) / lax.axis_size(DATA_AXIS)
+            sums["scale"] = lax.stop_gradient(learned) / lax.axis_size(DEVICES)
         return share, (sums, memory)
 
     return Objective(loss=loss, metrics=batch_metrics, parameters=declare_scale(scale) if learn_scale else {})
@@ -59,7 +63,7 @@ def declare_scale(scale: float) -> Tree:
         shape, math.log(scale), dtype))}}
 
 
-def labels_of_all_texts(text_ids: jax.Array, axis_name: str) -> jax.Array:
+def labels_of_all_texts(text_ids: jax.Array, axis_name: AxisName) -> jax.Array:
     """Text ids [K, b, 2] of this device -> labels [K, B] that are equal where texts are, over all devices."""
     gathered = lax.all_gather(text_ids, axis_name, axis=1, tiled=True)  # [K, B, 2]
     return text_labels(gathered.reshape(-1, 2)).reshape(text_ids.shape[0], -1)
@@ -81,8 +85,9 @@ def contrastive_loss(
     texts_per_example: int,
     scale: jax.Array | float,
     symmetric: bool,
-    axis_name: str,
+    axis_name: AxisName,
     key_exchange: KeyExchange = "all_gather",
+    ring: tuple[int, ...] | None = None,
     dtype: jnp.dtype = jnp.float32,
     bound: float | None = None,
     implementation: str = "auto",
@@ -97,6 +102,7 @@ def contrastive_loss(
     The loss is the same however the keys are exchanged: gathered on every device, or passed round a ring.
 
     Args:
+      ring: the devices along the ring; None: as they are numbered.
       bound: an upper bound of |scale * <q, k>|, or None (kernels/contrastive/api.py).
 
     Returns: float32 scalar, and this device's share of the sums that batch_metrics takes.
@@ -129,7 +135,7 @@ def contrastive_loss(
     else:
         row_lse, column_lse, statistics = ring_similarity_logsumexp(
             queries, keys, scale, key_labels=candidate_labels(own_labels), positives=jnp.arange(b), columns=symmetric,
-            bidirectional=key_exchange == "bidirectional_ring", **options)
+            bidirectional=key_exchange == "bidirectional_ring", order=ring, **options)
         loss = jnp.sum(row_lse)
         if symmetric:
             column_lse = column_lse[:b]

@@ -14,10 +14,10 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 from jax import lax
-from jax.sharding import Mesh, NamedSharding, PartitionSpec
+from jax.sharding import Mesh, NamedSharding
 
 from model.pooling import normalize
-from sharding.mesh import DATA_AXIS
+from sharding.layout import DEVICES, SPLIT, WHOLE
 from training.objectives.objective import Embedded, Objective, split_texts
 
 
@@ -44,13 +44,12 @@ def mse_objective(
         targets = normalize(targets) if normalize_teacher else targets
         if projection is not None:
             targets = jnp.matmul(targets, memory["projection"], precision=lax.Precision.HIGHEST)
-        B = targets.shape[0] * lax.axis_size(DATA_AXIS)
+        B = targets.shape[0] * lax.axis_size(DEVICES)
         errors = jnp.sum((students - targets[None]) ** 2, axis=(1, 2)) / (B * width)  # [K]
         return jnp.sum(errors), (dict(zip(("mse", "translation_mse"), errors)), memory)
 
     memory = {} if projection is None else {"projection": jnp.asarray(projection, jnp.float32)}
-    specs = {name: PartitionSpec() for name in memory}
-    return Objective(loss=loss, memory=lambda _: memory, memory_specs=specs)
+    return Objective(loss=loss, memory=lambda _: memory, memory_axes=dict.fromkeys(memory, (None, None)))
 
 
 def targets_of_first_texts(embedded: Embedded) -> jax.Array:
@@ -84,10 +83,10 @@ def principal_axes(
 
     def on_each_device(part):
         products = jnp.matmul(part.T, part, precision=lax.Precision.HIGHEST)
-        return lax.psum((jnp.sum(part, axis=0), products), DATA_AXIS)
+        return lax.psum((jnp.sum(part, axis=0), products), DEVICES)
 
-    sums = jax.shard_map(on_each_device, mesh=mesh, in_specs=PartitionSpec(DATA_AXIS), out_specs=PartitionSpec())
-    sharding = NamedSharding(mesh, PartitionSpec(DATA_AXIS))
+    sums = jax.shard_map(on_each_device, mesh=mesh, in_specs=SPLIT, out_specs=WHOLE)
+    sharding = NamedSharding(mesh, SPLIT)
     split = jax.make_array_from_callback(centred.shape, sharding, lambda index: centred[index])
     total, products = (np.asarray(x, np.float64) for x in jax.device_get(jax.jit(sums)(split)))
     covariance = products / rows - np.outer(total / rows, total / rows)

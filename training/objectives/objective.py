@@ -55,7 +55,8 @@ class Objective:
     parameters: Tree = dataclasses.field(default_factory=dict)
     """declarations (model/parameters.py) of parameters that are trained with the model but not exported"""
     memory: Callable[[Tree], dict] = lambda parameters: {}  # parameters -> the memory before the first step
-    memory_specs: dict = dataclasses.field(default_factory=dict)  # PartitionSpecs of the memory, a prefix of its tree
+    memory_axes: dict[str, tuple[str | None, ...]] = dataclasses.field(default_factory=dict)
+    """the axes of each array of the memory, keys of AXES in sharding/layout.py; memory["momentum"] has its own"""
     reference: Reference | None = None  # the encoder of `references`: the one in training, or memory["momentum"]
     momentum: float = 0.0  # memory["momentum"] after a step = momentum * itself + (1 - momentum) * the parameters
 
@@ -80,6 +81,6 @@ def add_objectives(first: Objective, second: Objective) -> Objective:
         loss=loss, metrics=lambda sums: second.metrics(first.metrics(sums)),
         parameters=first.parameters | second.parameters,
         memory=lambda parameters: first.memory(parameters) | second.memory(parameters),
-        memory_specs=first.memory_specs | second.memory_specs,
+        memory_axes=first.memory_axes | second.memory_axes,
         reference=first.reference or second.reference, momentum=first.momentum or second.momentum,
     )

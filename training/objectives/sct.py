@@ -25,16 +25,15 @@ from typing import NamedTuple
 import jax
 import jax.numpy as jnp
 from jax import lax
-from jax.sharding import PartitionSpec
 
 from kernels.queue_kl.api import queue_kl
 from model.encoder import dense
-from model.parameters import Parameter, Tree, uniform
+from model.parameters import Parameter, Tree, gather_weights, one_layer, uniform
 from model.pooling import normalize
-from sharding.mesh import DATA_AXIS
+from sharding.layout import DEVICES
 from training.objectives.objective import Embedded, Objective, Reference, split_texts
 
-QUEUE_SPEC = PartitionSpec(None, None, DATA_AXIS, None)  # [queues, slots, B, D]
+QUEUE_AXES = (None, None, "batch", "embedding")  # [queues, slots, B, D]
 HEAD_BLOCKS = 3
 HEAD_FACTOR = 10  # a block widens D to 10 D and narrows it again
 
@@ -68,9 +67,8 @@ def sct_objective(
         momentum_encoder = {"momentum": jax.tree.map(jnp.copy, parameters)} if reference == "momentum" else {}
         return {"queues": initial_queues(global_batch_size, width, options)} | momentum_encoder
 
-    specs = {"queues": QUEUE_SPEC} | ({"momentum": PartitionSpec()} if reference == "momentum" else {})
-    return Objective(loss=loss, parameters=declarations, memory=memory, memory_specs=specs, reference=reference,
-                     momentum=momentum)
+    return Objective(loss=loss, parameters=declarations, memory=memory, memory_axes={"queues": QUEUE_AXES},
+                     reference=reference, momentum=momentum)
 
 
 def teacher_objective(
@@ -99,7 +97,7 @@ def teacher_objective(
 
     return Objective(
         loss=loss, memory=lambda _: {"teacher_queues": initial_queues(global_batch_size, teacher_width, options)},
-        memory_specs={"teacher_queues": QUEUE_SPEC},
+        memory_axes={"teacher_queues": QUEUE_AXES},
     )
 
 
@@ -114,7 +112,7 @@ def cross_view_loss(
     if views.shape[0] != 2:
         raise ValueError(f"cross-view training takes two views of each sentence, and an example has {views.shape[0]} "
                          "texts: give --views, or --hard_negatives=false for triplets")
-    B = views.shape[1] * lax.axis_size(DATA_AXIS)
+    B = views.shape[1] * lax.axis_size(DEVICES)
     references = lax.stop_gradient(references)
     queues = push(queues, references, step)
     share = similarity = 0.0
@@ -123,7 +121,7 @@ def cross_view_loss(
         divergence = queue_kl(
             references[view].astype(options.dtype), views[1 - view].astype(options.dtype), queue,
             reference_temperature=options.reference_temperature, temperature=options.temperature,
-            axis_name=DATA_AXIS, unit_norm=True, implementation=options.implementation,
+            axis_name=DEVICES, unit_norm=True, implementation=options.implementation,
         )
         share += options.weight * jnp.sum(divergence) / B
         similarity += jnp.sum(references[view] * views[1 - view]) / (2 * B)
@@ -163,7 +161,10 @@ def declare_head(width: int) -> Tree:
 def apply_head(parameters: Tree, x: jax.Array, dtype: jnp.dtype) -> jax.Array:
     """h(x) of x [..., D], computed in `dtype`, as float32."""
 
-    def block(x, weights):
+    declared = one_layer(declare_head(x.shape[-1]))
+
+    def block(x, shares):
+        weights = gather_weights(shares, declared, dtype)
         x = jax.nn.relu(dense(x, weights["up_kernel"], weights["up_bias"]))
         return dense(x, weights["down_kernel"], weights["down_bias"]), None
 

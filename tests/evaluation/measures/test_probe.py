@@ -5,7 +5,7 @@ import pytest
 from evaluation.measures import probe
 from evaluation.measures.probe import Pairs, fit, predict
 from evaluation.tasks.transfer import snli_features
-from sharding.mesh import make_mesh
+from sharding.layout import make_mesh
 
 STRENGTHS = (0.25, 8.0)
 

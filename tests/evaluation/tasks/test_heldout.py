@@ -3,7 +3,7 @@ import gzip
 import numpy as np
 import pytest
 
-from data.formats import Prompts
+from data.examples import Prompts
 from evaluation.tasks import heldout
 from evaluation.tasks.heldout import evaluate_pairs, mean_reciprocal_rank, read_pairs
 

@@ -6,7 +6,7 @@ import jax
 import numpy as np
 import pytest
 
-from data.formats import Prompts
+from data.examples import Prompts
 from evaluation.embedder import Embedder
 from evaluation.measures.retrieval import METRICS, ranking_metrics
 from evaluation.tasks import retrieval

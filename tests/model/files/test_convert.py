@@ -1,11 +1,13 @@
 """Reading every kind of model folder, writing it back byte for byte, and one clear error for each bad folder."""
 
 import json
+import logging
 import resource
 import shutil
 import struct
 from pathlib import Path
 
+import jax
 import ml_dtypes
 import numpy as np
 import pytest
@@ -14,7 +16,7 @@ from safetensors.numpy import load_file, save_file
 from data.tokenizer import load_tokenizer
 from model.files.convert import ConvertConfig, convert
 from model.files.folders import find_model
-from model.files.weights import load_model
+from model.files.weights import load_model, read_config_only
 from tests.peer_models import CASES
 
 PREFIXES = {"bert": "bert.", "roberta": "roberta.", "xlm-roberta": "roberta.", "distilbert": "distilbert."}
@@ -139,7 +141,7 @@ def test_pickle_checkpoint(peer_models, tmp_path):
         tensors[name].astype(ml_dtypes.bfloat16).astype(np.float32),
     )
     (source / "pytorch_model.bin").write_bytes(b"no pickle")
-    with pytest.raises(ValueError, match=r"pytorch_model\.bin is no PyTorch checkpoint"):
+    with pytest.raises(ValueError, match=r"pytorch_model\.bin is not a PyTorch checkpoint"):
         load_model(source)
 
 
@@ -156,7 +158,7 @@ def test_every_wrong_tensor_in_one_error(peer_models, tmp_path):
     def change(tensors):
         del tensors["encoder.layer.1.output.dense.bias"], tensors["embeddings.LayerNorm.weight"]
         tensors["encoder.layer.2.output.dense.bias"] = np.zeros(32, np.float32)
-        tensors["classifier.weight"] = np.zeros((2, 32), np.float32)
+        tensors["encoder.classifier.weight"] = np.zeros((2, 32), np.float32)
         tensors["encoder.layer.0.intermediate.dense.weight"] = np.zeros((32, 48), np.float32)
         tensors["embeddings.token_type_embeddings.weight"] = np.zeros((2, 32), np.int32)
         return tensors
@@ -167,12 +169,51 @@ def test_every_wrong_tensor_in_one_error(peer_models, tmp_path):
     for part in (
         str(source), "6 tensors",
         "missing: encoder.layer.1.output.dense.bias (32,)", "missing: embeddings.LayerNorm.weight (32,)",
-        "unknown: encoder.layer.2.output.dense.bias (32,)", "unknown: classifier.weight (2, 32)",
+        "unknown: encoder.layer.2.output.dense.bias (32,)", "unknown: encoder.classifier.weight (2, 32)",
         "wrong shape: encoder.layer.0.intermediate.dense.weight is (32, 48), its config says (48, 32)",
         "wrong dtype: embeddings.token_type_embeddings.weight is int32",
     ):
         assert part in str(error.value)
     assert not (tmp_path / "ours").exists() and sorted(path.name for path in tmp_path.iterdir()) == ["source"]
+
+
+@pytest.mark.parametrize("name", PREFIXES)
+@pytest.mark.parametrize("with_prefix", [False, True])
+def test_heads_of_tasks(peer_models, tmp_path, logged, name, with_prefix):
+    """Left out with one line, whatever they are called and whatever type they have; kept by convert."""
+    plain, prefix = peer_models[name].transformers, PREFIXES[name] if with_prefix else ""
+    heads = ("classifier.dense.weight", "cls.predictions.bias", "lm_head.bias", "qa_outputs.weight",
+             "pre_classifier.bias", "classifier.out_proj.weight", "some_head.0.x", "logit_scale", "fit_denses.1.bias")
+
+    def change(tensors):
+        changed = {prefix + key: tensor for key, tensor in tensors.items()}
+        changed |= {head: np.arange(6).reshape(2, 3) for head in heads}
+        changed[prefix + "embeddings.position_ids"] = np.arange(64)[None]
+        return changed
+
+    source = rewrite(plain, tmp_path / "source", change)
+    model = load_model(source)
+    line = (f"{source}: left out, as they are no part of the encoder: classifier.*, cls.*, fit_denses.*, lm_head.*, "
+            "logit_scale, pre_classifier.*, qa_outputs.*, some_head.*")
+    assert logged(logging.INFO) == [line]
+    jax.tree.map(np.testing.assert_array_equal, model.parameters, load_model(plain).parameters)
+    back = there_and_back(source, tmp_path)
+    assert_same_tensors(source / "model.safetensors", back / "model.safetensors")
+
+
+def test_unknown_tensors_in_the_encoder(peer_models, tmp_path):
+    """What has the encoder's prefix is a part of it, whatever else it is called."""
+    def change(tensors):
+        return {"roberta." + key: tensor for key, tensor in tensors.items()} | {
+            "roberta.adapter.bias": np.zeros(3, np.float32)}
+
+    source = rewrite(peer_models["roberta"].transformers, tmp_path / "source", change)
+    with pytest.raises(ValueError, match=r"1 tensors do not fit the model: unknown: adapter.bias \(3,\)"):
+        load_model(source)
+    source = rewrite(peer_models["distilbert"].transformers, tmp_path / "distilbert", lambda tensors: tensors | {
+        "pooler.dense.bias": np.zeros(32, np.float32)})
+    with pytest.raises(ValueError, match=r"unknown: pooler.dense.bias \(32,\)"):  # DistilBERT has no pooler
+        load_model(source)
 
 
 def test_damaged_parameters_of_ours(peer_models, tmp_path):
@@ -228,10 +269,16 @@ def test_no_weights(peer_models, tmp_path):
 
 
 @pytest.mark.parametrize("change, message", [
-    (("1_Pooling", {"pooling_mode_mean_tokens": True, "pooling_mode_max_tokens": True}), r"pooling mean \+ max"),
-    (("1_Pooling", {"pooling_mode": "lasttoken"}), "pooling lasttoken"),
-    (("2_Dense", {"in_features": 32, "out_features": 24, "activation_function": "torch.nn.GELU"}), "'torch.nn.GELU'"),
+    (("1_Pooling", {"pooling_mode": ["mean", "median"]}), r"pooling mean \+ median; the modes are cls, max, mean"),
+    (("1_Pooling", {"pooling_mode": []}), "pooling without a mode"),
+    (("1_Pooling", {"pooling_mode": ["cls", "mean"]}), "dense_0 takes 32 features, but is given 64"),
+    (("2_Dense", {"in_features": 32, "out_features": 24, "activation_function": "torch.nn.ELU"}), "'torch.nn.ELU'"),
+    (("2_Dense", {"in_features": 32, "out_features": 24, "activation_function": None}), "None is not one of torch"),
     (("2_Dense", {"in_features": 32, "out_features": 24, "use_residual": True}), "use_residual"),
+    (("2_Dense", {"in_features": 32}), "2_Dense/config.json: in_features and out_features must both be given"),
+    (("2_Dense", {"in_features": 32, "out_features": 24, "module_input_name": "token_embeddings"}),
+     "2_Dense/config.json: a module on other than sentence_embedding"),
+    (("3_Normalize", {"module_input_name": "token_embeddings"}), "3_Normalize/config.json: a module on other than"),
     (("2_Dense", {"in_features": 31, "out_features": 24}), "dense_0 takes 31 features, but is given 32"),
 ])
 def test_modules_that_the_model_does_not_have(peer_models, tmp_path, change, message):
@@ -277,15 +324,31 @@ def test_old_module_files(peer_models, tmp_path):
     assert read.config.dense == new.config.dense
     modules.append(modules.pop(1))
     (source / "modules.json").write_text(json.dumps(modules))
-    with pytest.raises(ValueError, match="lists the modules Transformer Dense Normalize Pooling: read are"):
+    (source / "modules.json").write_text('[{"idx": 0}]')
+    with pytest.raises(ValueError, match=r"modules\.json is not a list of modules, each with type and path"):
+        load_model(source)
+    (source / "modules.json").write_text(json.dumps(modules))
+    with pytest.raises(ValueError, match="lists the modules Transformer Dense Normalize Pooling; supported are"):
         load_model(source)
 
 
-def test_a_length_above_the_position_table(peer_models, tmp_path):
+@pytest.mark.parametrize("name, positions", [("xlm-roberta", 62), ("bert", 64)])
+def test_a_length_above_the_position_table(peer_models, tmp_path, logged, name, positions):
+    """Cut to the table, in every format; a length that is asked for is taken before the model's is looked at."""
     source = tmp_path / "source"
-    shutil.copytree(peer_models["xlm-roberta"].sentence_transformers, source)
-    (source / "sentence_bert_config.json").write_text('{"max_seq_length": 64}')
-    with pytest.raises(ValueError, match=r"source: max_length=64 is above the position table's 62"):
+    shutil.copytree(peer_models[name].sentence_transformers, source)
+    (source / "sentence_bert_config.json").write_text('{"max_seq_length": 1024}')
+    assert load_model(source, max_length=positions).config.max_length == positions and logged() == []
+    assert load_model(source).config.max_length == read_config_only(source)[0].max_length == positions
+    cut = f"is above the position table: texts are cut at its {positions} tokens"
+    assert logged() == [f"{source}: max_seq_length=1024 {cut}"] * 2
+    convert(ConvertConfig(str(source), str(tmp_path / "ours")))
+    assert load_model(tmp_path / "ours", max_length=9).config.max_length == 9
+    logged()
+    assert load_model(tmp_path / "ours", max_length=99).config.max_length == positions
+    assert logged() == [f"{tmp_path / 'ours' / 'allpairs.json'}: max_length=99 {cut}"]
+    (source / "sentence_bert_config.json").write_text('{"max_seq_length": "long"}')
+    with pytest.raises(ValueError, match="source: max_seq_length=long is not a number"):
         load_model(source)
 
 

@@ -7,23 +7,22 @@ import jax.numpy as jnp
 import numpy as np
 import optax
 import pytest
-from jax.sharding import PartitionSpec
 
 from model.parameters import initialize
-from sharding.mesh import DATA_AXIS, make_mesh
+from sharding.layout import DEVICES, SPLIT, WHOLE, Layout, make_layout, make_mesh
 from tests.training.test_parallel import (
     ONE_LAYER,
     assert_trees_close,
+    feed,
     first_state,
     make_step,
     pack,
-    place,
     random_texts,
 )
 from training.objectives.mse import mse_objective, principal_axes
 from training.objectives.objective import Embedded, add_objectives
 from training.objectives.sct import QueueOptions, sct_objective, teacher_objective
-from training.step import make_train_step
+from training.step import memory_specs
 
 BLOCKS, EXAMPLES, WIDTH = 8, 2, 6  # packing blocks, examples a block
 B = BLOCKS * EXAMPLES
@@ -71,7 +70,6 @@ def directional_derivative(function, x, direction, step=1e-5):
 
 def loss_and_gradient(objective, mesh, texts_per_example):
     """(parameters, memory, embeddings, references, targets, step) -> loss, gradients, memory: no encoder."""
-    split, whole = PartitionSpec(DATA_AXIS), PartitionSpec()
 
     def on_each_device(parameters, memory, embeddings, references, targets, step):
         ids = jnp.zeros((*embeddings.shape[:2], 2), jnp.uint32)
@@ -82,12 +80,13 @@ def loss_and_gradient(objective, mesh, texts_per_example):
 
         (loss, (sums, memory_after)), (parameter_gradient, gradient) = jax.value_and_grad(
             share, argnums=(0, 1), has_aux=True)(parameters, embeddings)
-        loss, parameter_gradient, sums = jax.lax.psum((loss, parameter_gradient, sums), DATA_AXIS)
+        loss, parameter_gradient, sums = jax.lax.psum((loss, parameter_gradient, sums), DEVICES)
         return loss, gradient, parameter_gradient, memory_after, objective.metrics(sums)
 
+    memory = memory_specs(ONE_LAYER, objective, Layout(mesh))
     return jax.jit(jax.shard_map(
-        on_each_device, mesh=mesh, in_specs=(whole, objective.memory_specs, split, split, split, whole),
-        out_specs=(whole, split, whole, objective.memory_specs, whole), check_vma=False))
+        on_each_device, mesh=mesh, in_specs=(WHOLE, memory, SPLIT, SPLIT, SPLIT, WHOLE),
+        out_specs=(WHOLE, SPLIT, WHOLE, memory, WHOLE), check_vma=False))
 
 
 def random_embeddings(seed, texts_per_example, width=WIDTH):
@@ -243,15 +242,14 @@ def run_steps(devices, reference="own", dropout=True, encode_blocks=0, with_teac
     objective = sct_objective(width, batch_size, options, head=True, reference=reference, momentum=0.5)
     if with_teacher:
         objective = add_objectives(objective, teacher_objective(width, width, batch_size, options))
-    mesh = make_mesh(jax.devices()[:devices])
-    loss_and_gradient, _, _ = make_step(mesh, objective, 2, dropout, encode_blocks)
+    layout = make_layout(devices=jax.devices()[:devices])
     optimizer = optax.sgd(0.1)  # Adam would divide small gradients by their rounding
-    train_step = make_train_step(loss_and_gradient, optimizer, optax.constant_schedule(0.1), mesh, objective)
-    state, losses = first_state(mesh, objective, optimizer), []
+    _, _, train_step = make_step(layout, objective, 2, dropout, encode_blocks, ONE_LAYER, optimizer)
+    state, losses = first_state(layout, objective, optimizer, ONE_LAYER), []
     for seed in range(3):
         packed = pack(*random_texts(seed, 2))
         targets = np.random.default_rng(seed).standard_normal((8, 6, width)).astype(np.float32)
-        state, metrics = train_step(state, place(packed, mesh, targets if with_teacher else None))
+        state, metrics = train_step(state, feed(packed, layout, targets if with_teacher else None))
         losses.append(float(metrics["loss"]))
     return losses, jax.device_get(state), metrics
 
