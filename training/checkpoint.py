@@ -28,6 +28,19 @@ def has_checkpoint(folder: str | os.PathLike) -> bool:
     return _path(folder).exists() and any(child.name.isdecimal() for child in _path(folder).iterdir())
 
 
+def check_identity(folder: str | os.PathLike, identity: dict) -> None:
+    """Raises ValueError if the latest checkpoint is of another run, as far as these items of its identity say."""
+    step = max(int(child.name) for child in _path(folder).iterdir() if child.name.isdecimal())
+    saved = ocp.JsonCheckpointHandler().restore(_path(folder) / str(step) / "run")["identity"]
+    _check_same({name: saved.get(name) for name in identity}, identity, f"{folder}/{step}")
+
+
+def _check_same(saved: dict, current: dict, checkpoint: str) -> None:
+    if differences := differing(saved, current):
+        raise ValueError(f"the checkpoint {checkpoint} is of another run: {'; '.join(differences)}. Use another "
+                         "--workdir, or the flags it was started with")
+
+
 def _path(folder: str | os.PathLike) -> epath.Path:
     address = str(folder)
     return epath.Path(address if "://" in address else os.path.abspath(address))
@@ -71,12 +84,7 @@ class Checkpointer:
         """
         step = self._manager.latest_step()
         run = self._manager.restore(step, args=ocp.args.Composite(run=ocp.args.JsonRestore()))["run"]
-        differences = list(differing(run["identity"], self._identity))
-        if differences:
-            raise ValueError(
-                f"the checkpoint {self._folder}/{step} is of another run: {'; '.join(differences)}. "
-                "Use another --workdir, or the flags it was started with"
-            )
+        _check_same(run["identity"], self._identity, f"{self._folder}/{step}")
         state = self.restore_state(step, state)
         logging.info("resumed from %s/%d", self._folder, step)
         return state, Progress(**run["progress"])

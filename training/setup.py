@@ -20,7 +20,7 @@ from model.config import ModelConfig
 from model.files.modules import retrieval_prompts
 from model.parameters import initialize
 from sharding.layout import Layout, host_copy, local_blocks, place, ring_order, shardings
-from training.checkpoint import Checkpointer, Progress, has_checkpoint
+from training.checkpoint import Checkpointer, Progress, check_identity, has_checkpoint
 from training.checks import TrainingData
 from training.evaluators import Evaluation, make_evaluator
 from training.feed import Feed
@@ -31,7 +31,7 @@ from training.objectives.sct import QueueOptions, sct_objective, teacher_objecti
 from training.optimizer import learning_rate_schedule, make_optimizer
 from training.reporter import Reporter
 from training.settings import TrainConfig
-from training.starting_point import starting_point
+from training.starting_point import starting_model, starting_point
 from training.step import TrainState, initial_state, make_loss_and_gradient, make_train_step, state_specs
 from training.teacher import Teacher, fit_projection, set_up_teacher
 
@@ -75,10 +75,13 @@ class Run(NamedTuple):
 def set_up(config: TrainConfig, layout: Layout, data: TrainingData) -> tuple[Run, TrainState, Progress]:
     """Loads model, data and the last checkpoint, if there is one. num_steps and warmup_steps must be settled."""
     workdir, seed, mesh = pathlib.Path(config.run.workdir), config.run.seed, layout.mesh
-    model, parameters, tokenizer_folder = starting_point(config.model, seed)
+    model, tokenizer_folder = starting_model(config.model, data.prompts)
     tokenizer = load_tokenizer(tokenizer_folder)
-    # Prompts are those of its data, not --init's.
-    model = dataclasses.replace(model, prompts=tuple(data.prompts.items()), default_prompt_name="")
+    checkpoint_dir = config.run.checkpoint_dir or workdir / "checkpoints"
+    same_in_all_parts, resumes = identity(config, data, model, tokenizer), has_checkpoint(checkpoint_dir)
+    if resumes:
+        check_identity(checkpoint_dir, same_in_all_parts)
+    model, parameters = starting_point(config.model, model, seed)
     evaluator = make_evaluator(config.evaluation, retrieval_prompts(model), has_teacher=bool(config.teacher.teacher))
     teacher = set_up_teacher(config, layout, tokenizer, data.weights) if config.teacher.teacher else None
     loader = iter(make_loader(
@@ -89,8 +92,7 @@ def set_up(config: TrainConfig, layout: Layout, data: TrainingData) -> tuple[Run
     first_batch = loader.get_state()
     schedule = learning_rate_schedule(config.optimizer)
     optimizer = make_optimizer(config.optimizer, schedule)
-    checkpoint_dir = config.run.checkpoint_dir or workdir / "checkpoints"
-    resumes, projection, axes = has_checkpoint(checkpoint_dir), None, config.teacher.teacher_pca
+    projection, axes = None, config.teacher.teacher_pca
     if axes:  # a checkpoint holds the axes: only their shape is needed then
         projection = np.zeros((teacher.width, axes), np.float32) if resumes else fit_projection(
             config, teacher, Feed(loader, mesh), data.num_examples, mesh)
@@ -103,8 +105,8 @@ def set_up(config: TrainConfig, layout: Layout, data: TrainingData) -> tuple[Run
     )(place(parameters, specs.parameters, mesh))
     progress = Progress(loader_state=first_batch, best_score=None, best_step=None)
     # Created last: the threads of its manager print a traceback if Python ends just after they started.
-    checkpoints = Checkpointer(
-        checkpoint_dir, identity(config, data, model, tokenizer, teacher), config.run.keep_checkpoints)
+    same_in_all_parts |= {"pooler": model.encoder.pooler, "teacher": teacher.fingerprint if teacher else ""}
+    checkpoints = Checkpointer(checkpoint_dir, same_in_all_parts, config.run.keep_checkpoints)
     try:
         if resumes:
             state, progress = checkpoints.restore(state)
@@ -162,12 +164,14 @@ def make_objective(
     return add_objectives(sct(), distilled) if settings.objective == "sct_cd" else distilled
 
 
-def identity(
-    config: TrainConfig, data: TrainingData, model: ModelConfig, tokenizer: TextTokenizer, teacher: Teacher | None
-) -> dict:
-    """What must stay the same when a run is resumed; everything else (rates, intervals) may change."""
+def identity(config: TrainConfig, data: TrainingData, model: ModelConfig, tokenizer: TextTokenizer) -> dict:
+    """What must stay the same when a run is resumed and is known before weights are loaded.
+
+    Everything else may change: rates, intervals, layout. A checkpoint also has the teacher's fingerprint and `pooler`.
+    """
+    architecture = dataclasses.asdict(model)
+    del architecture["encoder"]["pooler"]  # only the weights say whether there is one
     values = {setting.name: setting.default for setting in settings_of(config) if setting.fixed} | {
-        "model": dataclasses.asdict(model), "tokenizer": tokenizer.fingerprint,
-        "data": data.manifests, "weights": data.weights, "teacher": teacher.fingerprint if teacher else "",
+        "model": architecture, "tokenizer": tokenizer.fingerprint, "data": data.manifests, "weights": data.weights,
     }
     return json.loads(json.dumps(values))

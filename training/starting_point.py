@@ -18,7 +18,6 @@ from training.settings import ModelSettings
 class StartingPoint(NamedTuple):
     model: ModelConfig
     parameters: Tree  # float32
-    tokenizer_folder: pathlib.Path
 
 
 def check_longest_text(init: str, max_length: int) -> None:
@@ -29,35 +28,48 @@ def check_longest_text(init: str, max_length: int) -> None:
                     f"--max_length={positions} or less")
 
 
-def starting_point(settings: ModelSettings, seed: int) -> StartingPoint:
-    """The model that --init and the model's flags describe."""
+def starting_model(settings: ModelSettings, prompts: dict[str, str]) -> tuple[ModelConfig, pathlib.Path]:
+    """(the model that --init and the model's flags describe, tokenizer folder). Reads no weights: no pooler layer.
+
+    Its prompts are those of the training data, not --init's.
+    """
     encode_length = capped_length(
         settings.encode_length, _encoder_of(settings.init), f"--encode_length={settings.encode_length}")
+    model, tokenizer_folder = read_config_only(settings.init, max_length=encode_length)
+    model = dataclasses.replace(model, prompts=tuple(prompts.items()), default_prompt_name="")
+    return _changed(model, settings), tokenizer_folder
+
+
+def starting_point(settings: ModelSettings, model: ModelConfig, seed: int) -> StartingPoint:
+    """The weights that --init and the model's flags ask for, of the model that starting_model describes."""
     if settings.random_init:
-        model, tokenizer_folder = read_config_only(settings.init, max_length=encode_length)
-        parameters = initialize(declare(model), jax.random.key(seed))
-    else:
-        model, parameters, tokenizer_folder, _ = load_model(settings.init, max_length=encode_length)
+        return StartingPoint(model, initialize(declare(model), jax.random.key(seed)))
+    loaded = load_model(settings.init, max_length=model.max_length)
+    encoder = dataclasses.replace(model.encoder, pooler=loaded.config.encoder.pooler)
+    model, parameters = dataclasses.replace(model, encoder=encoder), loaded.parameters
     if settings.keep_layers:
-        model, parameters = keep_layers(model, parameters, settings.keep_layers)
+        rows = np.array(settings.keep_layers)
+        parameters = parameters | {"layers": {name: leaf[rows] for name, leaf in parameters["layers"].items()}}
+    new = {name: declared for name, declared in declare(model).items() if name not in parameters}
+    return StartingPoint(model, parameters | initialize(new, jax.random.key(seed)))
+
+
+def _changed(model: ModelConfig, settings: ModelSettings) -> ModelConfig:
+    """--init's model with the layers that are kept, the new head, and the pooling of the flags."""
+    if settings.keep_layers:
+        count = model.encoder.num_layers
+        if max(settings.keep_layers) >= count:
+            kept = ",".join(map(str, settings.keep_layers))
+            raise ValueError(f"--keep_layers={kept}: --init has the layers 0 to {count - 1}")
+        model = dataclasses.replace(
+            model, encoder=dataclasses.replace(model.encoder, num_layers=len(settings.keep_layers)))
     if settings.dense:
         head = DenseConfig(model.embedding_size, settings.dense, bias=True, activation="tanh")
         model = dataclasses.replace(model, dense=(*model.dense, head))
-        name = f"dense_{len(model.dense) - 1}"
-        parameters = parameters | initialize({name: declare(model)[name]}, jax.random.key(seed))
-    model = dataclasses.replace(model, pooling=settings.pooling or model.pooling, normalize=settings.normalize)
-    return StartingPoint(model, parameters, tokenizer_folder)
+    if settings.pooling == "pooler" and not settings.random_init:  # starting_point sees if the weights have one
+        model = dataclasses.replace(model, encoder=dataclasses.replace(model.encoder, pooler=True))
+    return dataclasses.replace(model, pooling=settings.pooling or model.pooling, normalize=settings.normalize)
 
 
 def _encoder_of(init: str) -> EncoderConfig:
     return read_config_only(init, max_length=3)[0].encoder  # any length that fits: the model's own does not matter
-
-
-def keep_layers(model: ModelConfig, parameters: Tree, kept: tuple[int, ...]) -> tuple[ModelConfig, Tree]:
-    """The model with only the layers that are kept, in the order given."""
-    count = model.encoder.num_layers
-    if max(kept) >= count:
-        raise ValueError(f"--keep_layers={','.join(map(str, kept))}: --init has the layers 0 to {count - 1}")
-    model = dataclasses.replace(model, encoder=dataclasses.replace(model.encoder, num_layers=len(kept)))
-    rows = np.array(kept)
-    return model, parameters | {"layers": {name: leaf[rows] for name, leaf in parameters["layers"].items()}}

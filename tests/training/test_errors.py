@@ -11,7 +11,7 @@ from absl import flags as absl_flags
 from flags import define_flags
 from training.loop import train
 from training.settings import ModelSettings
-from training.starting_point import starting_point
+from training.starting_point import starting_model
 from training.sweep import read_flags
 
 
@@ -69,8 +69,8 @@ def test_a_usage_error_has_status_2(run_main, tiny_flags, tmp_path):
 
 
 def test_encode_length_is_cut_to_the_position_table(tiny_model, logged):
-    start = starting_point(ModelSettings(init=str(tiny_model), random_init=True, encode_length=600), seed=0)
-    assert start.model.max_length == start.model.encoder.max_positions == 512
+    model, _ = starting_model(ModelSettings(init=str(tiny_model), random_init=True, encode_length=600), {})
+    assert model.max_length == model.encoder.max_positions == 512
     assert logged() == ["--encode_length=600 is above the position table: texts are cut at its 512 tokens"]
 
 
