@@ -18,7 +18,7 @@ class Embedder:
     """Embeds texts with one model and remembers them, so that no text is encoded twice in all the tasks of a run.
 
     Embeddings are those before normalisation: the squared error of translations needs them, and cosine ignores length.
-    The model's default prompt, if it has one, is put before the texts. A teacher's is not: it reads texts alone.
+    The model's default prompt, if it has one, is put before the texts. A teacher gets no prompts.
     """
 
     def __init__(self, encoder: Encoder, teacher: "Embedder | None" = None, *, is_teacher: bool = False):

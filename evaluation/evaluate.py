@@ -36,7 +36,8 @@ SUITES = {
 
 @dataclasses.dataclass(frozen=True)
 class EvaluateConfig:
-    model: str = flag(REQUIRED, "MODEL: a folder (ours, Hugging Face's, sentence-transformers') or a hub id")
+    model: str = flag(REQUIRED, "MODEL: a folder (ours, Hugging Face's, sentence-transformers', or the WORKDIR of a "
+                                "training run) or a hub id")
     suite: tuple[str, ...] = flag((), "suites or tasks, comma-separated. Suites: sts (tasks sts12 to sts16, stsb, "
                                       "sickr), reranking (askubuntu, scidocs), transfer (sicke, snli), bitext (ntrex, "
                                       "tatoeba). Further tasks: sts17, sts22, and any file of STS pairs, by its name")

@@ -36,7 +36,8 @@ DOCUMENT_PROMPTS = ("document", "passage", "corpus")  # in the order of sentence
 
 @dataclasses.dataclass(frozen=True)
 class RunMtebConfig:
-    model: str = flag(REQUIRED, "MODEL: a folder (ours, Hugging Face's, sentence-transformers') or a hub id")
+    model: str = flag(REQUIRED, "MODEL: a folder (ours, Hugging Face's, sentence-transformers', or the WORKDIR of a "
+                                "training run) or a hub id")
     tasks: tuple[str, ...] = flag((), "names of mteb's tasks, comma-separated")
     languages: tuple[str, ...] = flag((), "languages of multilingual tasks, such as eng or eng-Latn; empty: all")
     output_folder: str = flag(REQUIRED, "folder in which results/ is written")

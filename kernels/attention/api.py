@@ -10,7 +10,7 @@ from typing import Literal, NamedTuple, get_args
 import jax
 import jax.numpy as jnp
 
-from kernels.attention import reference, tpu, xla
+from kernels.attention import reference, xla
 from kernels.dropout import DropoutKeys
 from kernels.implementation import choose_implementation, device_kind
 
@@ -47,7 +47,7 @@ def attend(
     _check(qkv, segments, num_heads)
     chosen = choose_implementation(
         "attend", implementation, get_args(Implementation), qkv.dtype,
-        lambda name: tpu.unsupported(qkv, num_heads, device_kind()) if name == "tpu" else None)
+        lambda name: _tpu().unsupported(qkv, num_heads, device_kind()) if name == "tpu" else None)
     if chosen == "reference":
         return reference.attend(qkv, segments, dropout, num_heads=num_heads, rate=rate)
     if chosen == "xla":
@@ -80,7 +80,14 @@ def _module(options: _Options) -> tuple[ModuleType, dict]:
     static = {"num_heads": options.num_heads, "rate": options.rate}
     if options.implementation == "xla":
         return xla, static
-    return tpu, static | {"interpret": options.implementation == "tpu_interpret"}
+    return _tpu(), static | {"interpret": options.implementation == "tpu_interpret"}
+
+
+def _tpu() -> ModuleType:
+    """The module, imported only if it may run: importing Pallas for TPUs takes a tenth of the start."""
+    from kernels.attention import tpu
+
+    return tpu
 
 
 def _check(qkv, segments, num_heads: int) -> None:

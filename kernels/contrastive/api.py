@@ -20,13 +20,14 @@ Legend: b query rows, N keys, D embedding width; W devices, n keys of one device
 """
 
 import functools
+import importlib
 from typing import Literal, NamedTuple, get_args
 
 import jax
 import jax.numpy as jnp
 from absl import logging
 
-from kernels.contrastive import reference, tile, tpu, xla
+from kernels.contrastive import reference, tile, xla
 from kernels.contrastive.labels import PairLabels, pair_labels
 from kernels.contrastive.tile import RowStatistics
 from kernels.implementation import choose_implementation
@@ -163,16 +164,14 @@ def choose(kernel: str, implementation: Implementation, queries: jax.Array) -> s
     """kernels.implementation.choose_implementation among those of this kernel."""
 
     def unsupported(name: str) -> str | None:
-        return _hopper().refusal(queries.shape[1], queries.dtype) if name == "hopper" else None
+        return _module("hopper").refusal(queries.shape[1], queries.dtype) if name == "hopper" else None
 
     return choose_implementation(kernel, implementation, get_args(Implementation), queries.dtype, unsupported)
 
 
-def _hopper():
-    """The module, imported only if it may run: Mosaic GPU takes as long to import as everything else."""
-    from kernels.contrastive import hopper
-
-    return hopper
+def _module(name: str):
+    """The module of an implementation, imported only if it may run: Mosaic takes as long as everything else."""
+    return importlib.import_module(f"kernels.contrastive.{name}")
 
 
 @functools.partial(jax.custom_vjp, nondiff_argnums=(0,))
@@ -239,7 +238,7 @@ def _functions(options: _Options):
     """(forward, backward) of the chosen implementation with its static options bound."""
     static = {"shift": options.shift, "row_block": options.row_block, "column_block": options.column_block}
     name, _, interpret = options.implementation.partition("_")
-    module = _hopper() if name == "hopper" else {"xla": xla, "tpu": tpu}[name]
+    module = _module(name)
     if module is not xla:
         static |= {"interpret": bool(interpret)}
     return functools.partial(module.forward, **static), functools.partial(module.backward, **static)

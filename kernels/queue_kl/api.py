@@ -8,13 +8,14 @@ Legend: b rows of this device, B of all devices; N queue rows, n of this device;
 """
 
 import functools
+import importlib
 from typing import Literal, NamedTuple, get_args
 
 import jax
 import jax.numpy as jnp
 
 from kernels.implementation import choose_implementation
-from kernels.queue_kl import reference, tpu, xla
+from kernels.queue_kl import reference, xla
 from kernels.queue_kl.sums import RowValues, Side, make_sides
 from sharding.collectives import AxisName, all_gather_with_gradient, psum_logsumexp, scatter_sum
 
@@ -156,9 +157,10 @@ _queue_sums.defvjp(_forward, _backward)
 def _functions(options: _Options):
     """(forward, backward) of the chosen implementation with its static options bound."""
     static = {"sides": options.sides, "row_block": options.row_block, "queue_block": options.queue_block}
-    module = xla
-    if options.implementation != "xla":
-        module, static = tpu, static | {"interpret": options.implementation == "tpu_interpret"}
+    name, _, interpret = options.implementation.partition("_")
+    module = importlib.import_module(f"kernels.queue_kl.{name}")  # Pallas only if it runs: its import takes long
+    if module is not xla:
+        static |= {"interpret": bool(interpret)}
     return functools.partial(module.forward, **static), functools.partial(module.backward, **static)
 
 

@@ -139,6 +139,7 @@ def test_a_text_has_no_gradient_with_respect_to_another():
     # One row of the table for each token of the block, so that a gradient names the place it came from.
     places = np.arange(rows.size, dtype=np.int32).reshape(rows.shape) + 1
     parameters["embeddings"]["token"] = jnp.concatenate([table[:1], table[rows.reshape(-1)]])
+    config = dataclasses.replace(config, encoder=dataclasses.replace(config.encoder, vocab_size=1 + rows.size))
     packed = packed._replace(tokens=places[None])
 
     def one(table, index):

@@ -9,8 +9,10 @@ import pytest
 from absl import flags as absl_flags
 
 from flags import define_flags
+from training.loop import train
 from training.settings import ModelSettings
 from training.starting_point import starting_model
+from training.sweep import read_flags
 
 
 @pytest.mark.parametrize("flags, devices, message", [
@@ -52,11 +54,17 @@ def test_settings_that_do_not_fit(run_main, tiny_flags, tmp_path, flags, devices
     (["--profile_steps=2"], "flag --profile_steps=2: it takes 2 comma-separated values"),
     (["--log_every=-1"], "flag --log_every=-1: it must be at least 0"),
 ])
-def test_usage_errors_make_nothing(run_main, tiny_flags, tmp_path, flags, message):
-    """Status 2 before anything is loaded or made."""
-    done = run_main("train", *tiny_flags, *flags, f"--workdir={tmp_path / 'run'}", check=False)
-    assert done.returncode == 2
-    assert message in done.stderr.splitlines()[-1], done.stderr[-2000:]
+def test_usage_errors_make_nothing(tiny_flags, tmp_path, flags, message):
+    """Before anything is loaded or made."""
+    with pytest.raises(absl_flags.Error) as refused:
+        train(read_flags("train", [*tiny_flags, *flags, f"--workdir={tmp_path / 'run'}"]))
+    assert message in str(refused.value)
+    assert not (tmp_path / "run").exists()
+
+
+def test_a_usage_error_has_status_2(run_main, tiny_flags, tmp_path):
+    done = run_main("train", *tiny_flags, "--warmup_steps=70", f"--workdir={tmp_path / 'run'}", check=False)
+    assert done.returncode == 2 and "warmup_steps=70 leaves nothing" in done.stderr.splitlines()[-1]
     assert not (tmp_path / "run").exists()
 
 

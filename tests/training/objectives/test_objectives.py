@@ -1,6 +1,5 @@
 """SCT, L_CD and the mean squared error against plain float64 loops, queue order included, on 1, 2 and 8 devices."""
 
-import dataclasses
 import functools
 
 import jax
@@ -12,7 +11,7 @@ import pytest
 from model.parameters import initialize
 from sharding.layout import DEVICES, SPLIT, WHOLE, Layout, make_layout, make_mesh
 from tests.training.test_parallel import (
-    MODEL,
+    ONE_LAYER,
     assert_trees_close,
     feed,
     first_state,
@@ -27,7 +26,6 @@ from training.step import memory_specs
 
 BLOCKS, EXAMPLES, WIDTH = 8, 2, 6  # packing blocks, examples a block
 B = BLOCKS * EXAMPLES
-ONE_LAYER = dataclasses.replace(MODEL, encoder=dataclasses.replace(MODEL.encoder, num_layers=1))
 OPTIONS = QueueOptions(size=2 * B, num_queues=2, reference_temperature=0.2, temperature=0.3, weight=1.0,
                        dtype=jnp.float32, implementation="xla", seed=5)
 
