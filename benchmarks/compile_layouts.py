@@ -3,8 +3,9 @@
     python -m benchmarks.compile_layouts [--encoders=roberta-large] [--topologies=v5e:4x4]
 
 For each encoder, topology and --shard_state, the whole training step in bfloat16 with recomputed layers:
-  state     bytes of parameters and optimizer on one device, from its arguments
-  temp      bytes beside arguments and results: activations, gradient, gathered weights
+  state     bytes of the program's arguments on one device, which are parameters, moments and the batch
+  parameters, moments, gradient: those of them, and of the gradient before it is reduced, by the layout's specs
+  temp      bytes beside arguments and results: activations, the gradient, gathered weights
   sent      bytes that one device sends in a step, by kind of collective: counted in the compiled schedule, loops
             multiplied out, and beside it what the formula of `bytes_expected` gives
   hidden    collectives that have a start and a done, so that work can hide them, of all
@@ -14,12 +15,12 @@ With --lookup, the ways to look up tokens in a split table: its columns, its row
 import collections
 import dataclasses
 import math
-from typing import Any
+from typing import Any, Literal
 
 import jax
 import jax.numpy as jnp
 import numpy as np
-from jax.sharding import PartitionSpec
+from jax.sharding import NamedSharding, PartitionSpec
 
 from benchmarks.compile_tpu import megabytes
 from benchmarks.harness import print_result, run_benchmark
@@ -28,7 +29,17 @@ from model.config import EncoderConfig, ModelConfig
 from model.parameters import declare
 from plan.counts import collectives
 from plan.programs import Program, compile_program, compile_train_step, prepare_compiler, topology_layout
-from sharding.layout import REPLICA, SHARD, SPLIT, SPLIT_STATE, Layout, partition_spec, shard_axis, shardings
+from sharding.layout import (
+    REPLICA,
+    SHARD,
+    SPLIT,
+    SPLIT_STATE,
+    Layout,
+    partition_spec,
+    shard_axis,
+    shardings,
+    state_spec,
+)
 from sharding.shares import gather_share, look_up
 
 ENCODERS = {  # name -> vocabulary, layers, width, heads, positions
@@ -95,11 +106,20 @@ def measure(case: str, model: ModelConfig, layout: Layout, pairs: int) -> tuple[
         sent[each.kind] += each.times * each.bytes_sent
     expected = bytes_expected(model, layout, pairs)
     kinds = ", ".join(f"{kind} {megabytes(size)}" for kind, size in sorted(sent.items()) if size >= 1e6)
-    print(f"{case}: state {megabytes(memory.argument_size_in_bytes)}, temp {megabytes(memory.temp_size_in_bytes)}; "
+    parameters, moments = (bytes_held(model, layout, kind) for kind in ("parameters", "optimizer"))
+    print(f"{case}: state {megabytes(memory.argument_size_in_bytes)} (parameters {megabytes(parameters)}, moments "
+          f"{megabytes(2 * moments)}), gradient {megabytes(parameters)}, temp {megabytes(memory.temp_size_in_bytes)}; "
           f"sent {megabytes(sent.total())}, formula {megabytes(expected)} ({kinds}); hidden "
           f"{sum(each.is_asynchronous for each in found)} of {len(found)} collectives; compiled in "
           f"{program.seconds:.0f} s", flush=True)
     return sent.total(), expected
+
+
+def bytes_held(model: ModelConfig, layout: Layout, kind: Literal["parameters", "optimizer"]) -> int:
+    """Float32 bytes of one array per parameter on one device: the parameters, or one moment."""
+    spec_of = state_spec(kind, layout)
+    return sum(4 * math.prod(NamedSharding(layout.mesh, spec_of(declared)).shard_shape(declared.shape))
+               for declared in jax.tree.leaves(declare(model)))
 
 
 def bytes_expected(model: ModelConfig, layout: Layout, pairs: int, row_length: int = 128) -> int:
