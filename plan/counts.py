@@ -204,6 +204,7 @@ def _group(instruction: str) -> int:
         return groups[1].count(",") + 1
     if groups := re.search(r"replica_groups=\[\d+,(\d+)\]", instruction):
         return int(groups[1])
-    if groups := re.search(r"replica_groups=mesh\[(.*?)\]", instruction):
-        return math.prod(int(size) for size in re.findall(r"=(\d+)", groups[1]))
+    if groups := re.search(r"replica_groups=mesh\[(.*?)\][^{]*\{([^}]*)\}", instruction):
+        sizes = dict(re.findall(r"'(\w+)'=(\d+)", groups[1]))
+        return math.prod(int(sizes[axis]) for axis in re.findall(r"'(\w+)'", groups[2]))
     return 2  # a permute: one sends, one receives
