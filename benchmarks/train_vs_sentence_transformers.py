@@ -77,7 +77,7 @@ class OurTrainer:
     """The steps of `main.py train`, a block of seconds at a time."""
 
     def __init__(self, config, data_dir: pathlib.Path, workdir: pathlib.Path, dtype: str, encode_blocks: int = 0):
-        from sharding.layout import make_mesh  # imports JAX
+        from sharding.layout import make_layout  # imports JAX
         from training.checks import read_training_data
         from training.feed import Feed
         from training.settings import TrainConfig
@@ -89,10 +89,10 @@ class OurTrainer:
             global_batch_size=config.batch_size, max_length=config.max_length, row_length=config.row_length,
             packing_blocks=config.packing_blocks, encode_blocks=encode_blocks, mixture=config.mixture,
         )
-        mesh = make_mesh()
-        self.run, self.state, _ = set_up(train_config, mesh, read_training_data(train_config))
+        layout = make_layout()
+        self.run, self.state, _ = set_up(train_config, layout, read_training_data(train_config))
         self.batch_size = config.batch_size
-        self.batches = iter(Feed(self.run.loader, mesh))
+        self.batches = iter(Feed(self.run.loader, layout.mesh))
         self.executed_flops = {}  # {shape of the packed tokens: FLOPs of the step's matrix products}
 
     def ask(self, seconds: float) -> dict:

@@ -33,15 +33,15 @@ PLACES = ("data_dir", "workdir", "checkpoint_dir", "coordinator_address", "num_p
 
 def train(config: TrainConfig) -> int:
     """Runs until --num_steps, SIGTERM or Ctrl-C. Settings that do not fit are refused before anything is written."""
+    sharding, workdir = config.sharding, pathlib.Path(config.run.workdir)
     check_flags(config)
+    check_workdir(workdir)
     data = read_training_data(config)
     config = with_run_lengths(config, data.num_examples)
     check_longest_text(config.model.init, config.batch.max_length)
-    sharding, workdir = config.sharding, pathlib.Path(config.run.workdir)
     initialize_processes(sharding.coordinator_address, sharding.num_processes, sharding.process_id)
     layout = make_layout(sharding.shard_state, sharding.shard_devices)
     check_devices(config, layout.mesh)
-    check_workdir(workdir)
     with only_run(workdir) if jax.process_index() == 0 else contextlib.nullcontext():
         keep_compiled_programs(workdir / "compiled")
         run, state, progress = set_up(config, layout, data)

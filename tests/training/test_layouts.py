@@ -1,5 +1,6 @@
 """Every layout takes the same training steps, from whole parameters or from shares of them."""
 
+import dataclasses
 import functools
 
 import jax
@@ -13,6 +14,7 @@ from sharding import layout as layouts
 from sharding.layout import host_copy, make_layout
 from tests.training.test_parallel import (
     MODEL,
+    ONE_LAYER,
     assert_trees_close,
     feed,
     first_state,
@@ -26,7 +28,7 @@ from training.objectives.mse import mse_objective
 from training.objectives.sct import QueueOptions, sct_objective
 
 STEPS = 5
-HEADS = MODEL.__class__(MODEL.encoder, "mean", (DenseConfig(32, 16, True, "tanh"),), True, 32)
+HEADS = dataclasses.replace(ONE_LAYER, dense=(DenseConfig(32, 16, True, "tanh"),))
 SHARDED = ("optimizer", "parameters")
 
 
@@ -42,11 +44,11 @@ def hpd():
 
 CASES = {  # name -> objective, texts per example, options of make_step
     "pairs": lambda: (make_objective(True), 2, {"dropout": True}),
-    "triplets": lambda: (make_objective(False), 3, {"dropout": True, "clip_norm": 0.1}),
-    "ring": lambda: (make_objective(True, "ring"), 2, {"dropout": False}),
+    "triplets": lambda: (make_objective(False), 3, {"dropout": True, "clip_norm": 0.1, "model": ONE_LAYER}),
+    "ring": lambda: (make_objective(True, "ring"), 2, {"dropout": False, "model": ONE_LAYER}),
     "learned scale": lambda: (make_objective(True, learn_scale=True), 2, {"dropout": False, "remat": True}),
-    "sct": lambda: (sct("own"), 2, {"dropout": True}),
-    "sct, momentum": lambda: (sct("momentum"), 2, {"dropout": True}),
+    "sct": lambda: (sct("own"), 2, {"dropout": True, "model": ONE_LAYER}),
+    "sct, momentum": lambda: (sct("momentum"), 2, {"dropout": True, "model": ONE_LAYER}),
     "hpd": lambda: (hpd(), 2, {"dropout": False, "model": HEADS}),
 }
 
@@ -100,7 +102,7 @@ def test_a_checkpoint_resumes_under_any_layout(tmp_path):
 
     def go_on(layout, state_of, steps):
         _, optimizer, train_step = make_step(layout, objective, texts_per_example, **options)
-        state, found = state_of(first_state(layout, objective, optimizer, seed=2)), []
+        state, found = state_of(first_state(layout, objective, optimizer, ONE_LAYER, seed=2)), []
         for _ in range(steps):
             state, metrics = train_step(state, feed(packed, layout))
             found.append(float(metrics["loss"]))
@@ -108,7 +110,7 @@ def test_a_checkpoint_resumes_under_any_layout(tmp_path):
 
     layout = make_layout("parameters", 4)
     first, _ = go_on(layout, lambda _: first_state(layout, objective, make_step(
-        layout, objective, texts_per_example, **options)[1]), 2)
+        layout, objective, texts_per_example, **options)[1], ONE_LAYER), 2)
     checkpoints = Checkpointer(tmp_path, {}, keep=1)
     checkpoints.save(2, first, Progress(None, None, None))
     checkpoints.close()
@@ -146,12 +148,12 @@ def test_what_is_sent():
         objective, texts_per_example, options = CASES["ring"]()
         layout = make_layout(shard_state)
         loss_and_gradient, optimizer, _ = make_step(layout, objective, texts_per_example, **options)
-        state = first_state(layout, objective, optimizer)
+        state = first_state(layout, objective, optimizer, ONE_LAYER)
         batch = feed(pack(*random_texts(0, texts_per_example)), layout)
         text = jax.jit(loss_and_gradient).lower(state.parameters, {}, batch, state.step).as_text()
         sums[shard_state], scatters[shard_state], gathers[shard_state] = (
             text.count(f"stablehlo.{name}") for name in ("all_reduce", "reduce_scatter", "all_gather"))
-    split = len(jax.tree.leaves(declare(MODEL)))
+    split = len(jax.tree.leaves(declare(ONE_LAYER)))
     assert scatters["none"] == 0 and scatters["optimizer"] == split
     assert sums["optimizer"] - split * 2 < sums["none"], "a sum over one replica is no collective"
     assert gathers["parameters"] > gathers["none"]
