@@ -19,6 +19,8 @@ from training.sweep import read_flags
     (["--packing_blocks=3"], 1, "global_batch_size=16 is not divisible by packing_blocks=3"),
     (["--packing_blocks=2"], 4, "packing_blocks=2 is not divisible by the number of devices=4"),
     (["--packing_blocks=4", "--encode_blocks=3"], 2, "packing blocks per device=2 is not divisible by encode_blocks=3"),
+    (["--packing_blocks=4", "--shard_state=optimizer", "--shard_devices=3"], 4,
+     "the number of devices=4 is not divisible by shard_devices=3"),
     (["--attention=tpu"], 1, "implementation='tpu' cannot run on 'cpu'"),
     (["--init=nowhere/at/all"], 1, "nowhere/at/all"),
     (["--data_dir=nowhere"], 1, "nowhere"),
