@@ -285,7 +285,7 @@ def test_bad_flags(run_main, tmp_path, flag, wanted):
     assert done.returncode == 2 and wanted in done.stderr.splitlines()[-1]
 
 
-def test_killed_midway_then_the_same_command_completes(folders, model, processes):
+def test_killed_midway_then_the_same_command_completes(folders, model, processes, tmp_path):
     """kill -9 at three moments: nothing half-written is taken for finished, and no worker process survives."""
     source, out = folders
     sizes = {"a.jsonl": 5_000, "b.jsonl": 5_000, "c.jsonl": 90_000}  # c is some seconds' work, in several blocks
@@ -310,10 +310,18 @@ def test_killed_midway_then_the_same_command_completes(folders, model, processes
         reader = open_dataset(out, name)
         assert len(reader) == size
         assert reader.read([size - 1])[0].query.text_id == text_id(f"one cat {name} {size - 1}")
+    run_prepare((source, tmp_path / "at_once"), model)
+    assert files_below(out) == files_below(tmp_path / "at_once")
+
+
+def files_below(folder: pathlib.Path) -> dict[str, bytes]:
+    """The bytes of every file below a folder."""
+    return {str(path.relative_to(folder)): path.read_bytes() for path in folder.rglob("*") if path.is_file()}
 
 
 def child_processes(pid: int) -> list[int]:
-    return [int(child) for child in pathlib.Path(f"/proc/{pid}/task/{pid}/children").read_text().split()]
+    return [int(child) for children in pathlib.Path(f"/proc/{pid}/task").glob("*/children")  # of each thread
+            for child in children.read_text().split()]
 
 
 def assert_end(pids: list[int]) -> None:
