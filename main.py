@@ -27,7 +27,8 @@ COMMANDS = {
     "convert": ("model.files.convert", "ConvertConfig", "convert"),
     "export": ("model.files.export", "ExportConfig", "export"),
 }
-TAKES_OTHERS = ("sweep", "report", "inspect")  # commands whose function also takes arguments that are no flags
+# Commands whose function also takes the arguments that are no flags of its own.
+TAKES_OTHERS = ("prepare", "sweep", "report", "inspect")
 
 
 def usage() -> str:

@@ -20,50 +20,43 @@ of --data_config may have columns and prompts of its own (data/data_config.py).
 If the same command is run again, it skips finished datasets: those whose source (size and time, or checksum),
 tokenizer and options have not changed. A half-written dataset is never taken for finished. Ctrl-C keeps what is
 finished.
+
+More machines: a file is a unit of work, and all ways give the same bytes.
+
+    ... --num_tasks=4 --task_index=0     task 0 of a job array: every task gets the same other flags and the same
+                                         OUT on a shared file system
+    ... --runner=DirectRunner -- --direct_num_workers=4 --direct_running_mode=multi_processing
+                                         Apache Beam; what follows -- goes to Beam (data/beam.py)
+
+The task that finishes last writes OUT/manifest.json. If a task failed, run it again, or run the command without
+--num_tasks: it prepares what is missing.
 """
 
-import collections
-import concurrent.futures
-import concurrent.futures.process
-import contextlib
 import dataclasses
-import itertools
-import json
-import math
-import multiprocessing
+import functools
 import os
 import shutil
-import signal
 import sys
-from collections.abc import Callable, Iterator
+import tempfile
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Literal
-
-import tqdm
 
 from data.columns import Columns, as_json, parse_columns
 from data.data_config import Entry, read_entries
 from data.examples import Prompts
-from data.files import write_json
 from data.first_block import check_first_block
 from data.formats import syntax_of
-from data.shards import FORMAT_VERSION, MAX_STORED_TOKENS
-from data.source_file import SourceFile
+from data.lock import only_prepare
+from data.prepared import finished_manifests, summary_table, write_top_files
+from data.shards import MAX_STORED_TOKENS
 from data.sources import check_files, find_datasets
 from data.tokenizer import TextTokenizer, load_tokenizer
-from data.writer import (
-    Block,
-    DatasetWriter,
-    TokenisedBlock,
-    blocks_of,
-    is_unchanged,
-    named_write_errors,
-    start_worker,
-    tokenise_in_worker,
-)
-from flags import REQUIRED, Error, flag
+from data.units import Unit, finished_manifest, of_task, write_here
+from data.writer import named_write_errors
+from flags import REQUIRED, Error, flag, nearest, settings_of
 
-PRINTED_BAD_LINES = 5  # of each dataset; the manifest names more
+NAMED_DATASETS = 10  # of those that are not finished
 
 
 @dataclasses.dataclass(frozen=True)
@@ -94,11 +87,92 @@ class PrepareConfig:
     query_prompt: str = flag("", 'text put before each query (the first text of an example), such as "query: "')
     document_prompt: str = flag("", 'text put before each positive and negative, such as "passage: "')
     workers: int = flag(0, "processes that tokenise; 0: one per core", minimum=0)
+    num_tasks: int = flag(1, "tasks of a job array that share the files; 1: no job array", minimum=1)
+    task_index: int = flag(0, "which of the tasks this is, from 0", minimum=0)
+    runner: str = flag(
+        "", "Apache Beam's runner, such as DirectRunner, FlinkRunner or DataflowRunner; what follows -- goes to Beam. "
+        "empty: no Beam")
 
 
-def prepare(config: PrepareConfig) -> None:
-    """Prepares every dataset of the configuration. Raises ValueError or OSError with what to change."""
+def prepare(config: PrepareConfig, others: Sequence[str] = ()) -> None:
+    """Prepares every dataset of the configuration, or those of one task. `others` are Beam's flags, after "--".
+
+    Raises ValueError or OSError with what to change.
+    """
+    beam_flags = _beam_flags(config, others)
     _check_flags(config)
+    write = functools.partial(write_here, workers=config.workers)
+    if config.runner:
+        from data.beam import beam_options, write_with_beam  # apache_beam is an extra
+
+        write = functools.partial(
+            write_with_beam, runner=config.runner, options=beam_options(config.runner, beam_flags))
+    entries = _entries(config)
+    tokenizer = load_tokenizer(config.tokenizer)
+    _check_prompts(config, entries)
+    data_dir = Path(config.data_dir)
+    with named_write_errors(data_dir):
+        data_dir.mkdir(parents=True, exist_ok=True)
+    with only_prepare(data_dir, config.task_index, config.num_tasks):
+        with named_write_errors(data_dir):
+            _place_tokenizer(tokenizer, data_dir, alone=config.num_tasks == 1)
+        units = [_unit(config, entry, tokenizer.fingerprint) for entry in entries]
+        mine = of_task(units, config.task_index, config.num_tasks)
+        waiting = [unit for unit in units if unit in mine and finished_manifest(unit) is None]
+        _write(config, waiting, write)
+        manifests = [finished_manifest(unit) for unit in units]
+        names = {unit.name for unit in mine}
+        printed = [manifest for unit, manifest in zip(units, manifests) if unit.name in names]
+        unchanged = names - {unit.name for unit in waiting}
+        missing = [unit.name for unit, manifest in zip(units, manifests) if manifest is None]
+        if not missing:
+            with named_write_errors(data_dir):
+                write_top_files(data_dir, config.data_config, entries, manifests, tokenizer, _prompts(config))
+    if printed:
+        print(summary_table(printed, unchanged))
+    if missing:
+        _report_missing(config, missing)
+
+
+def _write(config: PrepareConfig, waiting: list[Unit], write: Callable[[list[Unit]], None]) -> None:
+    """Writes the shards and manifests of the files that are not finished."""
+    if not waiting:
+        return
+    with named_write_errors(Path(config.data_dir)):
+        (Path(config.data_dir) / "manifest.json").unlink(missing_ok=True)  # it is written last
+    for unit in waiting:
+        check_first_block(unit.source(), config.max_bad_share)
+    write(waiting)
+
+
+def _report_missing(config: PrepareConfig, missing: list[str]) -> None:
+    """Says which datasets other tasks still have to write. Without a job array a missing dataset is an error."""
+    named = ", ".join(missing[:NAMED_DATASETS]) + (", ..." if len(missing) > NAMED_DATASETS else "")
+    if config.num_tasks == 1:
+        raise ValueError(f"{len(missing)} datasets are not finished or changed meanwhile ({named}): run the command "
+                         "again")
+    print(f"task {config.task_index} of {config.num_tasks} has finished. {len(missing)} datasets of other tasks are "
+          f"not finished with these flags: {named}. The last task writes {config.data_dir}/manifest.json. If no task "
+          "runs any more, run the command without --num_tasks", file=sys.stderr)
+
+
+def _beam_flags(config: PrepareConfig, others: Sequence[str]) -> list[str]:
+    """Beam's flags: what follows "--". Raises flags.Error for other arguments, and for Beam's flags without Beam."""
+    others = list(others)
+    wrong, found = (others, []) if "--" not in others else (others[: others.index("--")], others[others.index("--"):])
+    if wrong:
+        if not wrong[0].startswith("-"):
+            raise Error(f"not a flag: {wrong[0]!r}")
+        name = wrong[0].lstrip("-").split("=")[0]
+        near = nearest(name, [setting.name for setting in settings_of(config)])
+        raise Error(f"there is no flag --{name}" + (f": did you mean --{near}?" if near else ""))
+    if found and not config.runner:
+        raise Error(f"{' '.join(found)}: Beam's flags need --runner")
+    return found[1:]
+
+
+def _entries(config: PrepareConfig) -> list[Entry]:
+    """The datasets to prepare; what is left out is printed."""
     source_dir, data_dir = Path(config.source_dir), Path(config.data_dir)
     if config.data_config:
         entries, left_out = check_files(
@@ -108,19 +182,7 @@ def prepare(config: PrepareConfig) -> None:
         entries = [Entry(name) for name in names]
     if left_out:
         print(left_out, file=sys.stderr)
-    tokenizer = load_tokenizer(config.tokenizer)
-    _check_prompts(config, entries)
-    with named_write_errors(data_dir):
-        data_dir.mkdir(parents=True, exist_ok=True)
-        _place_tokenizer(tokenizer, data_dir)
-        (data_dir / "manifest.json").unlink(missing_ok=True)  # it is written last
-    finished = {entry: _finished_manifest(config, entry, tokenizer.fingerprint) for entry in entries}
-    waiting = [entry for entry in entries if finished[entry] is None]
-    written = _write_datasets(config, waiting, tokenizer.fingerprint)
-    manifests = [finished[entry] or written[entry.name] for entry in entries]
-    with named_write_errors(data_dir):
-        _write_top_files(config, entries, manifests, tokenizer)
-    print(summary_table(manifests, unchanged={entry.name for entry in set(entries) - set(waiting)}))
+    return entries
 
 
 def _check_flags(config: PrepareConfig) -> None:
@@ -132,6 +194,10 @@ def _check_flags(config: PrepareConfig) -> None:
     if source_dir.is_relative_to(data_dir):
         raise ValueError(f"--data_dir={config.data_dir} is --source_dir={config.source_dir}, or holds it: "
                          "choose another --data_dir")
+    if config.task_index >= config.num_tasks:
+        raise Error(f"--task_index={config.task_index} is not below --num_tasks={config.num_tasks}")
+    if config.runner and config.num_tasks > 1:
+        raise Error(f"--runner={config.runner} spreads the files itself: leave out --num_tasks={config.num_tasks}")
     for role, prompt in _prompts(config)._asdict().items():
         _check_prompt(f"--{role}_prompt", prompt)
     if _columns(config) and config.tsv == "parallel":
@@ -164,7 +230,7 @@ def _check_prompts(config: PrepareConfig, entries: list[Entry]) -> None:
         for role, prompt in _prompts(config, entry)._asdict().items():
             _check_prompt(f'{config.data_config}: {entry.name}: "{role}_prompt"', prompt)
     names = {entry.name for entry in entries}
-    for manifest in _finished_manifests(Path(config.data_dir)):
+    for manifest in finished_manifests(Path(config.data_dir)):
         options = manifest["options"]
         found, has_own = Prompts(**options.get("prompts", {})), options.get("own_prompts", False)
         if manifest["name"] not in names and not has_own and found != _prompts(config):
@@ -175,28 +241,26 @@ def _check_prompts(config: PrepareConfig, entries: list[Entry]) -> None:
             )
 
 
-def _finished_manifests(data_dir: Path) -> list[dict]:
-    """The manifests of all datasets in DATA_DIR, those of earlier runs included."""
-    folders = [path.parent for path in sorted(data_dir.rglob("manifest.json"))]
-    finished = [folder for folder in folders if folder != data_dir and not folder.name.endswith(".partial")]
-    return [json.loads((folder / "manifest.json").read_text()) for folder in finished]
-
-
-def _place_tokenizer(tokenizer: TextTokenizer, data_dir: Path) -> None:
-    """Writes DATA_DIR/tokenizer, or raises if another tokenizer is there."""
+def _place_tokenizer(tokenizer: TextTokenizer, data_dir: Path, alone: bool) -> None:
+    """Writes DATA_DIR/tokenizer, or raises if another tokenizer is there. Unless `alone`, other tasks may do it too."""
     folder = data_dir / "tokenizer"
-    if folder.exists():
-        found = load_tokenizer(folder).fingerprint
-        if found != tokenizer.fingerprint:
-            raise ValueError(
-                f"{data_dir} was prepared with another tokenizer: its fingerprint is {found}, that of --tokenizer is "
-                f"{tokenizer.fingerprint}. Choose another --data_dir or delete this one."
-            )
-        return
-    partial = data_dir / "tokenizer.partial"
-    shutil.rmtree(partial, ignore_errors=True)
-    tokenizer.to_folder(partial)
-    os.rename(partial, folder)
+    for left in data_dir.glob("tokenizer.*.partial") if alone else ():
+        shutil.rmtree(left, ignore_errors=True)  # by a killed process
+    if not folder.exists():
+        with tempfile.TemporaryDirectory(prefix="tokenizer.", suffix=".partial", dir=data_dir) as temporary:
+            tokenizer.to_folder(Path(temporary) / "tokenizer")
+            try:
+                os.rename(Path(temporary) / "tokenizer", folder)
+                return
+            except OSError:  # another task was first
+                if not folder.exists():
+                    raise
+    found = load_tokenizer(folder).fingerprint
+    if found != tokenizer.fingerprint:
+        raise ValueError(
+            f"{data_dir} was prepared with another tokenizer: its fingerprint is {found}, that of --tokenizer is "
+            f"{tokenizer.fingerprint}. Choose another --data_dir or delete this one."
+        )
 
 
 def _options(config: PrepareConfig, entry: Entry) -> dict:
@@ -213,147 +277,7 @@ def _options(config: PrepareConfig, entry: Entry) -> dict:
     }
 
 
-def _source(config: PrepareConfig, entry: Entry) -> SourceFile:
-    return SourceFile(Path(config.source_dir) / entry.name, config.tsv_header, config.tsv, _columns(config, entry))
-
-
-def _finished_manifest(config: PrepareConfig, entry: Entry, fingerprint: str) -> dict | None:
-    """The manifest of a dataset that is finished and unchanged, else None."""
-    folder = Path(config.data_dir) / entry.name
-    if not (folder / "manifest.json").exists():
-        return None
-    manifest = json.loads((folder / "manifest.json").read_text())
-    current = {"format": FORMAT_VERSION, "tokenizer": fingerprint, "options": _options(config, entry)}
-    if any(manifest[key] != value for key, value in current.items()):
-        return None
-    if manifest["skipped"]["count"] > config.max_bad_share * manifest["lines"]:
-        return None  # reading it again raises the error
-    shards_whole = all(
-        (folder / shard["file"]).exists() and (folder / shard["file"]).stat().st_size == shard["bytes"]
-        for shard in manifest["shards"]
-    )
-    return manifest if shards_whole and is_unchanged(manifest, Path(config.source_dir) / entry.name) else None
-
-
-def _write_datasets(config: PrepareConfig, entries: list[Entry], fingerprint: str) -> dict[str, dict]:
-    """Tokenises and writes the datasets; returns their manifests by name."""
-    if not entries:
-        return {}
-    for entry in entries:
-        check_first_block(_source(config, entry), config.max_bad_share)
-    sources = {entry.name: _source(config, entry) for entry in entries}
-    options = {entry.name: _options(config, entry) for entry in entries}
-    total_bytes = sum(source.path.stat().st_size for source in sources.values())
-    workers = config.workers or (len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count())
-    pool = concurrent.futures.ProcessPoolExecutor(
-        workers, multiprocessing.get_context("spawn"), start_worker, (os.fspath(Path(config.data_dir) / "tokenizer"),)
-    )
-    progress = tqdm.tqdm(total=total_bytes, unit="B", unit_scale=True, desc="prepare", mininterval=0.5)
-    blocks = (
-        (entry.name, block) for entry in entries
-        for block in blocks_of(sources[entry.name], config.max_tokens_per_text, _prompts(config, entry))
-    )
-    results = _map_in_order(pool, tokenise_in_worker, blocks, depth=2 * workers + 2)
-    manifests = {}
-    try:
-        for name, of_name in itertools.groupby(results, key=lambda item: item[0]):
-            writer = DatasetWriter(Path(config.data_dir), name, sources[name], config.records_per_shard)
-            for _, block, tokenised in of_name:
-                writer.add(block, tokenised)
-                progress.update(sum(source.bytes_read for source in sources.values()) - progress.n)
-            writer.require_few_bad_lines(config.max_bad_share)
-            manifests[name] = writer.finish(fingerprint, options[name])
-    except concurrent.futures.process.BrokenProcessPool as error:
-        raise OSError(
-            f"one of {workers} tokenising processes died, perhaps because memory ran out: set a smaller --workers"
-        ) from error
-    finally:
-        progress.close()
-        pool.shutdown(wait=True, cancel_futures=True)
-    return manifests
-
-
-@contextlib.contextmanager
-def _without_ctrl_c() -> Iterator[None]:
-    """Holds back SIGINT; processes that are started here never get it, so that only the main one answers Ctrl-C."""
-    before = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT})
-    try:
-        yield
-    finally:
-        signal.pthread_sigmask(signal.SIG_SETMASK, before)
-
-
-def _map_in_order(
-    pool: concurrent.futures.Executor,
-    function: Callable[[Block], TokenisedBlock],
-    items: Iterator[tuple[str, Block]],
-    depth: int,
-) -> Iterator[tuple[str, Block, TokenisedBlock]]:
-    """Applies the function to each item in the pool; results come in order, with at most `depth` items in progress."""
-    under_way = collections.deque()
-    for name, block in items:
-        with _without_ctrl_c():
-            future = pool.submit(function, block)
-        under_way.append((name, block, future))
-        if len(under_way) == depth:
-            name, block, future = under_way.popleft()
-            yield name, block, future.result()
-    for name, block, future in under_way:
-        yield name, block, future.result()
-
-
-def _write_top_files(
-    config: PrepareConfig, entries: list[Entry], manifests: list[dict], tokenizer: TextTokenizer
-) -> None:
-    """Writes OUT/data_config.json, then OUT/manifest.json of every finished dataset in OUT (earlier runs' too)."""
-    data_dir = Path(config.data_dir)
-    counts = {manifest["name"]: manifest["examples"] for manifest in manifests}
-    if config.data_config:
-        weights = {entry.name: entry.weight for entry in entries}
-        _warn_of_other_counts(config.data_config, entries, manifests)
-    else:
-        weights = {name: max(1, round(math.sqrt(count))) for name, count in counts.items()}
-    write_json(data_dir / "data_config.json", [
-        {"name": name, "lines": counts[name], "weight": weight} for name, weight in weights.items()])
-    write_json(data_dir / "manifest.json", {
-        "format": FORMAT_VERSION,
-        "tokenizer": {"fingerprint": tokenizer.fingerprint, "vocab_size": tokenizer.vocab_size},
-        "datasets": [_summary(manifest) for manifest in _finished_manifests(data_dir)],
-        "prompts": _prompts(config)._asdict(),
-    })
-
-
-def _summary(manifest: dict) -> dict:
-    """What the top manifest says about a dataset."""
-    keys = ("name", "kind", "has_negatives", "examples", "texts", "tokens", "truncated_texts")
-    extra = {"skipped_lines": manifest["skipped"]["count"], "shards": len(manifest["shards"])}
-    return {key: manifest[key] for key in keys} | extra
-
-
-def _warn_of_other_counts(data_config: str, entries: list[Entry], manifests: list[dict]) -> None:
-    for entry, manifest in zip(entries, manifests):
-        if entry.lines is not None and entry.lines != manifest["lines"]:
-            counts = f'"lines" is {entry.lines}, the file has {manifest["lines"]}'
-            print(f"warning: {data_config}: {entry.name}: {counts}", file=sys.stderr)
-
-
-def summary_table(manifests: list[dict], unchanged: set[str]) -> str:
-    """One line per dataset, then the first skipped lines of each."""
-    width = max(len("dataset"), *(len(manifest["name"]) for manifest in manifests))
-    columns = f"{'examples':>11} {'texts':>11} {'tokens/text':>11} {'truncated':>9} {'skipped':>8}"
-    head = f"{'dataset':{width}}  {'kind':8} {columns}"
-    rows, named = [head], []
-    for manifest in manifests:
-        skipped = manifest["skipped"]
-        rows.append(
-            f"{manifest['name']:{width}}  {manifest['kind']:8} {manifest['examples']:11,} {manifest['texts']:11,} "
-            f"{manifest['tokens'] / manifest['texts']:11.1f} {manifest['truncated_texts']:9,} {skipped['count']:8,}"
-            + ("  (was finished)" if manifest["name"] in unchanged else "")
-        )
-        first = skipped["first"][:PRINTED_BAD_LINES]
-        named += [f"skipped {manifest['name']}:{number}: {reason}" for number, reason in first]
-        if manifest["ignored_keys"]:
-            named.append(f"{manifest['name']}: keys that are not used: {', '.join(manifest['ignored_keys'])}")
-        if skipped["count"] > len(first):
-            named.append(f"skipped {manifest['name']}: {skipped['count'] - len(first)} more, see its manifest.json")
-    return "\n".join(rows + named)
+def _unit(config: PrepareConfig, entry: Entry, fingerprint: str) -> Unit:
+    return Unit(
+        entry.name, Path(config.source_dir) / entry.name, Path(config.data_dir), fingerprint, config.tsv_header,
+        config.tsv, _columns(config, entry), _prompts(config, entry), config.max_bad_share, _options(config, entry))

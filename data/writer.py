@@ -195,11 +195,11 @@ class ShardWriter:
 class DatasetWriter:
     """Writes the tokenised blocks of one file, in their order, as shards and a manifest."""
 
-    def __init__(self, data_dir: Path, name: str, source: SourceFile, records_per_shard: int):
+    def __init__(self, data_dir: Path, name: str, source: SourceFile, records_per_shard: int, attempt: str = ""):
         self.name = name
         self.source = source
         self.final_folder = data_dir / name
-        self.folder = data_dir / f"{name}.partial"
+        self.folder = data_dir / f"{name}{attempt}.partial"
         self.file_kind: str | None = None
         self.num_lines = 0
         self.reasons: collections.Counter[str] = collections.Counter()
@@ -208,7 +208,8 @@ class DatasetWriter:
         self.length_counts = np.zeros(len(LENGTH_EDGES), np.int64)
         self.num_texts = self.num_tokens = self.truncated_texts = 0
         self._shards = ShardWriter(self.folder, itertools.repeat(records_per_shard))
-        new_partial(self.folder)
+        with named_write_errors(self.folder):
+            new_partial(self.folder)
 
     def add(self, block: Block, result: TokenisedBlock) -> None:
         self.file_kind = block.file_kind

@@ -9,7 +9,7 @@ import time
 
 from data.shards import open_dataset, text_id
 from tests.conftest import REPOSITORY
-from tests.data.test_prepare import PAIRS, WORDS, write_lines, write_tokenizer
+from tests.data.test_prepare import PAIRS, WORDS, run_prepare, write_lines, write_tokenizer
 
 
 def source_and_command(tmp_path: pathlib.Path) -> tuple[pathlib.Path, pathlib.Path, list[str]]:
@@ -42,10 +42,18 @@ def test_killed_midway_then_the_same_command_completes(tmp_path, processes):
         reader = open_dataset(out, name)
         assert len(reader) == size
         assert reader.read([size - 1])[0].query.text_id == text_id(f"one cat {name} {size - 1}")
+    run_prepare((source, tmp_path / "at_once"), tmp_path / "model")
+    assert files_below(out) == files_below(tmp_path / "at_once")
+
+
+def files_below(folder: pathlib.Path) -> dict[str, bytes]:
+    """The bytes of every file below a folder."""
+    return {str(path.relative_to(folder)): path.read_bytes() for path in folder.rglob("*") if path.is_file()}
 
 
 def child_processes(pid: int) -> list[int]:
-    return [int(child) for child in pathlib.Path(f"/proc/{pid}/task/{pid}/children").read_text().split()]
+    return [int(child) for children in pathlib.Path(f"/proc/{pid}/task").glob("*/children")  # of each thread
+            for child in children.read_text().split()]
 
 
 def assert_end(pids: list[int]) -> None:
