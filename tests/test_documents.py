@@ -69,7 +69,8 @@ def test_links(document):
 
 
 def flags_of(arguments: str) -> set[str]:
-    return set(re.findall(r"--(\w+)", arguments)) - {"flagfile", "help"}
+    own = arguments.split(" -- ")[0]  # what follows goes to another program, such as Apache Beam
+    return set(re.findall(r"--(\w+)", own)) - {"flagfile", "help"}
 
 
 def flags_known(name: str) -> set[str]:
