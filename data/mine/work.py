@@ -28,6 +28,10 @@ class Pool(NamedTuple):
     counter: Any  # bytes that all of its processes have read
     workers: int
 
+    def bytes_read(self) -> int:
+        """Read without the counter's lock, which a process that was killed or stopped may hold."""
+        return self.counter.get_obj().value
+
 
 @contextlib.contextmanager
 def processes(workers: int) -> Iterator[Pool | None]:
@@ -67,14 +71,14 @@ def run_all(
             for call in calls:
                 _call(function, *call)
         else:
-            before = pool.counter.value
+            before = pool.bytes_read()
             with _without_ctrl_c():
                 waiting = {pool.executor.submit(_call, function, *call) for call in calls}
             while waiting:
                 done, waiting = concurrent.futures.wait(waiting, POLL_SECONDS, concurrent.futures.FIRST_EXCEPTION)
                 for future in done:
                     future.result()
-                bar.update(min(pool.counter.value - before, total) - bar.n)
+                bar.update(min(pool.bytes_read() - before, total) - bar.n)
         bar.update(total - bar.n)
 
 

@@ -63,9 +63,12 @@ def test_collectives_are_found_in_loops_too():
     assert " while(" in hlo
     found = {each.kind: each for each in collectives(hlo)}
     assert set(found) == {"all-gather", "all-reduce", "collective-permute"}
-    assert found["all-gather"][1:] == (32 * 256 * 4, 32 * 256)
-    assert found["all-reduce"][1:] == (256 * 4, 256)
-    assert found["collective-permute"][1:] == (4 * 256 * 4, 4 * 256)
+    assert found["all-gather"][1:5] == (32 * 256 * 4, 32 * 256, 8, 1)
+    assert found["all-gather"].bytes_sent == 7 * 4 * 256 * 4
+    assert found["all-reduce"][1:5] == (256 * 4, 256, 8, 1)
+    assert found["all-reduce"].bytes_sent == 2 * 7 * 32 * 4
+    assert found["collective-permute"][1:3] == (4 * 256 * 4, 4 * 256)
+    assert found["collective-permute"].times == 100
 
 
 @needs_libtpu

@@ -73,7 +73,7 @@ def is_running(pid: int) -> bool:
 def test_ctrl_c_ends_it_with_one_line_and_the_same_command_resumes(tmp_path, processes):
     source, out, command = source_and_command(tmp_path)
     write_lines(source / "a.jsonl", PAIRS)
-    write_lines(source / "b.jsonl", [[f"one cat {i}", f"two dogs {i}"] for i in range(90_000)])
+    write_lines(source / "b.jsonl", [[f"one cat {i}", f"two dogs {i}"] for i in range(300_000)])
     for moment in (out / "tokenizer", out / "b.jsonl.partial"):
         process = processes.Popen(command, cwd=REPOSITORY, stderr=processes.PIPE, text=True, start_new_session=True)
         while process.poll() is None and not moment.exists():
@@ -85,4 +85,4 @@ def test_ctrl_c_ends_it_with_one_line_and_the_same_command_resumes(tmp_path, pro
     finished = (out / "a.jsonl" / "manifest.json").stat().st_ino
     done = processes.run(command, cwd=REPOSITORY, check=True, capture_output=True, text=True)
     assert "(was finished)" in done.stdout and (out / "a.jsonl" / "manifest.json").stat().st_ino == finished
-    assert len(open_dataset(out, "b.jsonl")) == 90_000
+    assert len(open_dataset(out, "b.jsonl")) == 300_000

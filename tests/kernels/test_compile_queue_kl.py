@@ -4,10 +4,11 @@
 import jax
 import jax.numpy as jnp
 import pytest
-from jax.sharding import NamedSharding, PartitionSpec
+from jax.sharding import NamedSharding
 
 from kernels.queue_kl.api import queue_kl
 from plan.programs import topology_mesh
+from sharding.layout import DEVICES, SPLIT, WHOLE
 
 pytestmark = pytest.mark.usefixtures("tpu_compiler")
 
@@ -18,13 +19,12 @@ def compile_loss(topology: str, dtype, *, all_rows: int, local_queue_rows: int, 
 
     def local_loss(embeddings, references, queue):
         divergence = queue_kl(references, embeddings, queue, reference_temperature=0.03, temperature=0.04,
-                              axis_name="data", unit_norm=True)
+                              axis_name=DEVICES, unit_norm=True)
         return jnp.sum(divergence) / all_rows
 
-    split, whole = PartitionSpec("data"), PartitionSpec()
-    step = jax.shard_map(jax.value_and_grad(local_loss), mesh=mesh, in_specs=split, out_specs=(whole, split),
+    step = jax.shard_map(jax.value_and_grad(local_loss), mesh=mesh, in_specs=SPLIT, out_specs=(WHOLE, SPLIT),
                          check_vma=False)
-    rows, queue = (jax.ShapeDtypeStruct((count, width), dtype, sharding=NamedSharding(mesh, split))
+    rows, queue = (jax.ShapeDtypeStruct((count, width), dtype, sharding=NamedSharding(mesh, SPLIT))
                    for count in (all_rows, mesh.size * local_queue_rows))
     return jax.jit(step).lower(rows, rows, queue).compile()
 
