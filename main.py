@@ -15,6 +15,7 @@ from sharding.host import keep_freed_memory
 # command -> (module, config dataclass, function); the module is imported only when its command runs.
 COMMANDS = {
     "mine": ("data.mine.mine", "MineConfig", "mine"),
+    "filter": ("data.mine.filter.filter", "FilterConfig", "filter_files"),
     "prepare": ("data.prepare", "PrepareConfig", "prepare"),
     "inspect": ("evaluation.report.inspect", "InspectConfig", "inspect"),
     "teach": ("inference.teach", "TeachConfig", "teach"),

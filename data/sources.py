@@ -18,7 +18,7 @@ from data.hub_folder import README, training_files
 NAMED_FILES = 10  # of those that are left out; all are counted
 READ_ALREADY, NO_FILE = " (a link to a folder that is read already)", " (a broken link or no plain file)"
 OTHER_SPLIT = " (not of the training split)"
-_NOTICE = re.compile(r"(read[ _-]?me|licen[sc]es?|copying|copyright|notice)([ ._-].*)?\.txt(\.\w+)?", re.IGNORECASE)
+NOTICE = re.compile(r"(read[ _-]?me|licen[sc]es?|copying|copyright|notice)([ ._-].*)?\.txt(\.\w+)?", re.IGNORECASE)
 
 
 def find_datasets(source_dir: Path, data_dir: Path) -> tuple[list[str], str]:
@@ -27,7 +27,7 @@ def find_datasets(source_dir: Path, data_dir: Path) -> tuple[list[str], str]:
     A name is the file's path below source_dir.
     """
     files, others = _walk(source_dir, data_dir)
-    found = [name for name in files if not _NOTICE.fullmatch(os.path.basename(name))]
+    found = [name for name in files if not NOTICE.fullmatch(os.path.basename(name))]
     notices = set(files) - set(found)
     other_splits = _other_splits(source_dir, found, others)
     found = [name for name in found if name not in other_splits]
