@@ -128,6 +128,17 @@ def test_what_an_evaluation_set_removed_makes_no_duplicate(tmp_path):
     assert kept == {"a.jsonl.gz": [["q", "p"]]}
 
 
+def test_duplicates_of_what_an_evaluation_set_left(tmp_path):
+    """Sets that lost a text are compared by the texts that they have left, and lose repeated ones too."""
+    lines = [{"set": ["eval text", "a", "b"]}, {"set": ["b", "a"]}, {"set": ["b", "c", "eval text", "d"]}]
+    kept, report = run(tmp_path, {"a.jsonl": lines}, {"e.txt": ["eval text"]})
+    assert kept == {"a.jsonl.gz": [{"set": ["a", "b"]}, {"set": ["b", "c", "d"]}]}
+    assert dataset(report, "a.jsonl")["removed"] == {"evaluation": 0, "duplicate": 1}
+    kept, report = run(tmp_path, {}, {"e.txt": ["eval text"]}, duplicates="texts", output="texts")
+    assert kept == {"a.jsonl.gz": [{"set": ["a", "b"]}, {"set": ["c", "d"]}]}
+    assert dataset(report, "a.jsonl")["shortened"] == {"evaluation": 2, "duplicate": 1}
+
+
 def test_other_formats_and_names(tmp_path):
     kept, _ = run(tmp_path, {
         "t.tsv.gz": ["a b\tc", "d\te"], "x.txt": ["one", "two", "One"], "x.jsonl": [["f", "g"]],
