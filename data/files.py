@@ -1,6 +1,7 @@
 """Files and folders that appear whole or not at all, and snapshots from the Hugging Face hub. Used by every room."""
 
 import contextlib
+import errno
 import json
 import os
 import shutil
@@ -147,3 +148,21 @@ def hub_snapshot(name: str, allow_patterns: list[str], ignore_patterns: list[str
     except Exception as error:  # of the hub's many errors each means the same here
         answer = f"{type(error).__name__}: {str(error).strip().splitlines()[0]}"
         raise ValueError(f"there is no folder {name}, and as a hub id: {answer}") from error
+
+
+def file_state(path: Path) -> dict[str, int]:
+    """Size and modification time of a file; one that keeps both is taken to be unchanged."""
+    state = path.stat()
+    return {"bytes": state.st_size, "mtime_ns": state.st_mtime_ns}
+
+
+@contextlib.contextmanager
+def write_errors_named(output: Path) -> Iterator[None]:
+    """Says what to do about a full disk or a folder that cannot be written; for work that the same command resumes."""
+    try:
+        yield
+    except OSError as error:
+        if error.errno not in (errno.ENOSPC, errno.EDQUOT, errno.EROFS, errno.EACCES, errno.EFBIG):
+            raise
+        raise OSError(f"cannot write in {output}: {error}. Make room or choose another --output; the same command goes "
+                      "on with what is finished") from error

@@ -43,14 +43,14 @@ from pathlib import Path
 from typing import Literal
 
 from data.columns import Columns, as_json, parse_columns
-from data.data_config import Entry, read_entries
+from data.data_config import Entry
 from data.examples import Prompts
 from data.first_block import check_first_block
 from data.formats import syntax_of
 from data.lock import only_prepare
 from data.prepared import finished_manifests, summary_table, write_top_files
 from data.shards import MAX_STORED_TOKENS
-from data.sources import check_files, find_datasets
+from data.sources import chosen_datasets
 from data.tokenizer import TextTokenizer, load_tokenizer
 from data.units import Unit, finished_manifest, of_task, write_here
 from data.writer import named_write_errors
@@ -107,7 +107,8 @@ def prepare(config: PrepareConfig, others: Sequence[str] = ()) -> None:
 
         write = functools.partial(
             write_with_beam, runner=config.runner, options=beam_options(config.runner, beam_flags))
-    entries = _entries(config)
+    entries = chosen_datasets(
+        Path(config.source_dir), config.data_config, Path(config.data_dir), config.allow_missing)
     tokenizer = load_tokenizer(config.tokenizer)
     _check_prompts(config, entries)
     data_dir = Path(config.data_dir)
@@ -169,20 +170,6 @@ def _beam_flags(config: PrepareConfig, others: Sequence[str]) -> list[str]:
     if found and not config.runner:
         raise Error(f"{' '.join(found)}: Beam's flags need --runner")
     return found[1:]
-
-
-def _entries(config: PrepareConfig) -> list[Entry]:
-    """The datasets to prepare; what is left out is printed."""
-    source_dir, data_dir = Path(config.source_dir), Path(config.data_dir)
-    if config.data_config:
-        entries, left_out = check_files(
-            source_dir, config.data_config, data_dir, read_entries(config.data_config), config.allow_missing)
-    else:
-        names, left_out = find_datasets(source_dir, data_dir)
-        entries = [Entry(name) for name in names]
-    if left_out:
-        print(left_out, file=sys.stderr)
-    return entries
 
 
 def _check_flags(config: PrepareConfig) -> None:

@@ -8,10 +8,11 @@ the files of the training split are datasets (data/hub_folder.py).
 import collections
 import os
 import re
+import sys
 from collections.abc import Sequence
 from pathlib import Path
 
-from data.data_config import Entry
+from data.data_config import Entry, read_entries
 from data.formats import known_suffixes, syntax_of
 from data.hub_folder import README, training_files
 
@@ -36,6 +37,18 @@ def find_datasets(source_dir: Path, data_dir: Path) -> tuple[list[str], str]:
         raise ValueError(f"no training file in {source_dir}: names end in {known_suffixes()}"
                          + (f"; {left_out}" if left_out else ""))
     return found, left_out
+
+
+def chosen_datasets(source_dir: Path, data_config: str, output: Path, allow_missing: bool) -> list[Entry]:
+    """The datasets of data_config, or if it is empty those of source_dir; prints what is left out."""
+    if data_config:
+        entries, left_out = check_files(source_dir, data_config, output, read_entries(data_config), allow_missing)
+    else:
+        names, left_out = find_datasets(source_dir, output)
+        entries = [Entry(name) for name in names]
+    if left_out:
+        print(left_out, file=sys.stderr)
+    return entries
 
 
 def check_files(

@@ -19,7 +19,7 @@ import numpy as np
 from array_record.python.array_record_module import ArrayRecordReader
 
 from data.examples import NO_PROMPTS, BadLine, Prompts, RawExample
-from data.files import write_json
+from data.files import file_state, write_json
 from data.first_block import named_reasons
 from data.formats import Layout, parse_records
 from data.shards import (
@@ -262,7 +262,7 @@ class DatasetWriter:
                 },
                 "columns": self.source.columns,
                 "ignored_keys": sorted(self.ignored_keys)[:NAMED_KEYS],
-                "source": source_state(self.source.path) | {"crc32": f"{self.source.crc32:08x}"},
+                "source": file_state(self.source.path) | {"crc32": f"{self.source.crc32:08x}"},
                 "tokenizer": tokenizer_fingerprint,
                 "options": options,
                 "shards": shards,
@@ -298,15 +298,9 @@ def named_write_errors(folder: Path) -> Iterator[None]:
         raise OSError(f"cannot write in {folder}: {error}. Make room or choose another --data_dir") from error
 
 
-def source_state(path: Path) -> dict:
-    """Size and modification time of a source file; a file that keeps both is taken to be unchanged."""
-    state = path.stat()
-    return {"bytes": state.st_size, "mtime_ns": state.st_mtime_ns}
-
-
 def is_unchanged(manifest: dict, path: Path) -> bool:
     """Whether a dataset's source has not changed: the same size and time, or the same size and CRC-32."""
-    now, then = source_state(path), manifest["source"]
+    now, then = file_state(path), manifest["source"]
     if now["bytes"] != then["bytes"]:
         return False
     return now["mtime_ns"] == then["mtime_ns"] or checksum(path) == then["crc32"]

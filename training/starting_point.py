@@ -8,11 +8,13 @@ import jax
 import numpy as np
 
 from flags import Error
-from model.config import DenseConfig, EncoderConfig, ModelConfig
+from model.config import DenseConfig, ModelConfig
 from model.files.modules import capped_length
 from model.files.weights import load_model, read_config_only
 from model.parameters import Tree, declare, initialize
 from training.settings import ModelSettings
+
+ANY_LENGTH = 3  # of a configuration's texts: it fits into every position table
 
 
 class StartingPoint(NamedTuple):
@@ -22,7 +24,7 @@ class StartingPoint(NamedTuple):
 
 def check_longest_text(init: str, max_length: int) -> None:
     """Raises flags.Error if the position table of --init holds less than max_length tokens. Reads no weights."""
-    positions = _encoder_of(init).max_positions
+    positions = read_config_only(init, max_length=ANY_LENGTH)[0].encoder.max_positions
     if max_length > positions:
         raise Error(f"--max_length={max_length}: the position table of {init} holds {positions} tokens; give "
                     f"--max_length={positions} or less")
@@ -33,10 +35,10 @@ def starting_model(settings: ModelSettings, prompts: dict[str, str]) -> tuple[Mo
 
     Its prompts are those of the training data, not --init's.
     """
-    encode_length = capped_length(
-        settings.encode_length, _encoder_of(settings.init), f"--encode_length={settings.encode_length}")
-    model, tokenizer_folder = read_config_only(settings.init, max_length=encode_length)
-    model = dataclasses.replace(model, prompts=tuple(prompts.items()), default_prompt_name="")
+    model, tokenizer_folder = read_config_only(settings.init, max_length=ANY_LENGTH)
+    length = capped_length(settings.encode_length, model.encoder, f"--encode_length={settings.encode_length}")
+    model = dataclasses.replace(
+        model, max_length=length, prompts=tuple(prompts.items()), default_prompt_name="")
     return _changed(model, settings), tokenizer_folder
 
 
@@ -69,7 +71,3 @@ def _changed(model: ModelConfig, settings: ModelSettings) -> ModelConfig:
     if settings.pooling == "pooler" and not settings.random_init:  # starting_point sees if the weights have one
         model = dataclasses.replace(model, encoder=dataclasses.replace(model.encoder, pooler=True))
     return dataclasses.replace(model, pooling=settings.pooling or model.pooling, normalize=settings.normalize)
-
-
-def _encoder_of(init: str) -> EncoderConfig:
-    return read_config_only(init, max_length=3)[0].encoder  # any length that fits: the model's own does not matter

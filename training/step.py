@@ -121,15 +121,15 @@ def make_loss_and_gradient(
                 encode, share_of_loss, parameters, packed, encode_blocks)
         with jax.named_scope("reduce_gradients"):
             loss, sums = lax.psum((share, sums), DEVICES)
-            gradient = jax.tree.map(reduce_gradient, gradient, parameters_lie, moments_lie)
+            gradient = jax.tree.map(reduce_gradient, gradient, parameters_split, moments_split)
         return loss, gradient, objective.metrics(sums), new_memory
 
-    parameters_lie = parameter_specs(model, objective, layout, "parameters")
-    moments_lie = parameter_specs(model, objective, layout, "optimizer")
-    memory_lies = memory_specs(model, objective, layout)
+    parameters_split = parameter_specs(model, objective, layout, "parameters")
+    moments_split = parameter_specs(model, objective, layout, "optimizer")
+    memory_split = memory_specs(model, objective, layout)
     return jax.shard_map(
-        on_each_device, mesh=layout.mesh, in_specs=(parameters_lie, memory_lies, SPLIT, WHOLE),
-        out_specs=(WHOLE, moments_lie, WHOLE, memory_lies), check_vma=False,
+        on_each_device, mesh=layout.mesh, in_specs=(parameters_split, memory_split, SPLIT, WHOLE),
+        out_specs=(WHOLE, moments_split, WHOLE, memory_split), check_vma=False,
     )
 
 
@@ -147,16 +147,16 @@ def make_train_step(
     It is two programs: the gradient is compiled again for each number of rows, the optimizer only once.
     """
     loss_and_gradient = jax.jit(loss_and_gradient, donate_argnums=1)
-    lie = shardings(state_specs(model, objective, optimizer, layout), layout.mesh)
-    moments_lie = shardings(parameter_specs(model, objective, layout, "optimizer"), layout.mesh)
+    placed = shardings(state_specs(model, objective, optimizer, layout), layout.mesh)
+    moments = shardings(parameter_specs(model, objective, layout, "optimizer"), layout.mesh)
 
-    @functools.partial(jax.jit, donate_argnums=0, out_shardings=(lie, lie.step))
+    @functools.partial(jax.jit, donate_argnums=0, out_shardings=(placed, placed.step))
     def update(state: TrainState, gradient: Any):
         with jax.named_scope("optimizer"):  # each device updates the part whose moments it has
-            parameters = lax.with_sharding_constraint(state.parameters, moments_lie)
+            parameters = lax.with_sharding_constraint(state.parameters, moments)
             updates, optimizer_state = optimizer.update(gradient, state.optimizer, parameters)
-            parameters = lax.with_sharding_constraint(optax.apply_updates(parameters, updates), moments_lie)
-            parameters = lax.with_sharding_constraint(parameters, lie.parameters)
+            parameters = lax.with_sharding_constraint(optax.apply_updates(parameters, updates), moments)
+            parameters = lax.with_sharding_constraint(parameters, placed.parameters)
         memory = state.memory
         if objective.reference == "momentum":
             mixed = optax.incremental_update(parameters, memory["momentum"], 1 - objective.momentum)

@@ -11,8 +11,6 @@ finished output is mined again only if its inputs or rules have changed.
 
 import contextlib
 import dataclasses
-import errno
-import fcntl
 import functools
 import glob
 import hashlib
@@ -25,9 +23,9 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
-from data.files import WRITTEN, foreign_files, read_json, write_json
+from data.files import WRITTEN, file_state, foreign_files, read_json, write_errors_named, write_json
+from data.lock import only_one
 from data.mine import groups, reading
-from data.mine.reading import file_state
 from data.mine.source import Counts, NoSettings, Source, Unit
 from data.mine.sources import SOURCES
 from data.mine.work import Pool, cores, processes, run_all
@@ -88,7 +86,7 @@ def mine(source: Source, config: MineConfig) -> None:
         print(f"{output} is finished: its inputs and rules have not changed")
         return
     _check_output(output, source)
-    with _write_errors_named(output), _only_run(output):
+    with write_errors_named(output), _only_run(output):
         with processes(min(config.workers or cores(), max(len(units), plan["partitions"]))) as pool:
             parts = _mine_parts(source, config, units, plan, pool)
         manifest = _finish(source, config, units, plan, parts)
@@ -183,12 +181,7 @@ def _only_run(output: Path) -> Iterator[None]:
     """Holds OUTPUT/.parts/lock, which the kernel frees when the process ends. Removes what it made if that is all."""
     made, parts = not output.exists(), output / PARTS
     parts.mkdir(parents=True, exist_ok=True)
-    with open(parts / "lock", "a") as file:
-        try:
-            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError:
-            raise ValueError(f"--output={output} is being written by another run: wait for its end or choose another "
-                             "folder") from None
+    with only_one(parts / "lock", f"--output={output}", "folder"):
         try:
             yield
         finally:
@@ -196,17 +189,6 @@ def _only_run(output: Path) -> Iterator[None]:
                 shutil.rmtree(parts)
                 if made:
                     output.rmdir()
-
-
-@contextlib.contextmanager
-def _write_errors_named(output: Path) -> Iterator[None]:
-    try:
-        yield
-    except OSError as error:
-        if error.errno not in (errno.ENOSPC, errno.EDQUOT, errno.EROFS, errno.EACCES, errno.EFBIG):
-            raise
-        raise OSError(f"cannot write in {output}: {error}. Make room or choose another --output; the same command goes "
-                      "on with what is finished") from error
 
 
 def _mine_parts(

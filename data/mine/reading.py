@@ -14,7 +14,6 @@ import gzip
 import io
 import json
 import lzma
-import os
 import tarfile
 import zipfile
 import zlib
@@ -311,9 +310,3 @@ def _object(line: bytes, keys: tuple[str, ...]) -> tuple[dict | None, str]:
         return None, "not a JSON object"
     missing = [key for key in keys if key not in value]
     return (None, f"a JSON object without {', '.join(missing)}") if missing else (value, "")
-
-
-def file_state(path: Path) -> dict[str, Any]:
-    """Size and modification time of a file; one that keeps both is taken to be unchanged."""
-    state = os.stat(path)
-    return {"bytes": state.st_size, "mtime_ns": state.st_mtime_ns}

@@ -101,7 +101,7 @@ def test_wrong_flags(source, model, tmp_path):
 
 def test_two_prepares_in_one_folder(source, model, at_once, tmp_path):
     """The same task, or another division of the files, is refused; another task of the same array is not."""
-    here = rf"in use by another prepare \(prepare-0-of-{{}}\.lock\), process {os.getpid()} on "
+    here = rf"in use by another run, process {os.getpid()} on \S+ \(prepare-0-of-{{}}\.lock\)"
     with only_prepare(tmp_path, 0, 1), pytest.raises(ValueError, match=here.format(1)):
         prepare(config_of(source, model, tmp_path))
     with only_prepare(tmp_path, 0, 2):

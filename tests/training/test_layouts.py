@@ -1,7 +1,9 @@
 """Every layout takes the same training steps, from whole parameters or from shares of them."""
 
+import collections
 import dataclasses
 import functools
+import re
 
 import jax
 import jax.numpy as jnp
@@ -94,15 +96,17 @@ def test_gradient_caching(shard_state):
     assert_same_run(run("pairs", shard_state, 4, 2, encode_blocks=1), run("pairs", devices=4))
 
 
-def test_a_checkpoint_resumes_under_any_layout(tmp_path):
+# The temperature of SCT, 0.04, multiplies rounding by 25: the losses of its layouts differ by up to 1.8e-6.
+@pytest.mark.parametrize("case, tolerance", [("pairs", 1e-6), ("sct, momentum", 2e-6)])
+def test_a_checkpoint_resumes_under_any_layout(tmp_path, case, tolerance):
     """Saved split over 8 devices; read by 1, 2 and 8 devices in other layouts. The loss goes on as if never stopped."""
-    losses = [loss for loss, _ in run("sct, momentum")[0]]
-    objective, texts_per_example, options = CASES["sct, momentum"]()
-    packed = pack(*random_texts(0, texts_per_example))
+    losses = [loss for loss, _ in run(case)[0]]
+    objective, texts_per_example, options = CASES[case]()
+    model, packed = options.get("model", MODEL), pack(*random_texts(0, texts_per_example))
 
     def go_on(layout, state_of, steps):
         _, optimizer, train_step = make_step(layout, objective, texts_per_example, **options)
-        state, found = state_of(first_state(layout, objective, optimizer, ONE_LAYER, seed=2)), []
+        state, found = state_of(first_state(layout, objective, optimizer, model, seed=2)), []
         for _ in range(steps):
             state, metrics = train_step(state, feed(packed, layout))
             found.append(float(metrics["loss"]))
@@ -110,7 +114,7 @@ def test_a_checkpoint_resumes_under_any_layout(tmp_path):
 
     layout = make_layout("parameters", 4)
     first, _ = go_on(layout, lambda _: first_state(layout, objective, make_step(
-        layout, objective, texts_per_example, **options)[1], ONE_LAYER), 2)
+        layout, objective, texts_per_example, **options)[1], model), 2)
     checkpoints = Checkpointer(tmp_path, {}, keep=1)
     checkpoints.save(2, first, Progress(None, None, None))
     checkpoints.close()
@@ -118,7 +122,7 @@ def test_a_checkpoint_resumes_under_any_layout(tmp_path):
     for shard_state, shard_devices, devices in (("none", 0, 1), ("optimizer", 8, 8), ("parameters", 2, 2)):
         other = make_layout(shard_state, shard_devices, jax.devices()[:devices])
         _, found = go_on(other, lambda state: checkpoints.restore(state)[0], STEPS - 2)
-        np.testing.assert_allclose(found, losses[2:], rtol=2e-6)
+        np.testing.assert_allclose(found, losses[2:], rtol=tolerance)
     checkpoints.close()
 
 
@@ -143,7 +147,7 @@ def test_sharding_another_axis_is_one_line_of_the_table(changes, monkeypatch):
 
 def test_what_is_sent():
     """Split gradients are scattered, and only what is whole is reduced everywhere."""
-    sums, scatters, gathers = {}, {}, {}
+    sent = {}
     for shard_state in ("none", *SHARDED):
         objective, texts_per_example, options = CASES["ring"]()
         layout = make_layout(shard_state)
@@ -151,9 +155,13 @@ def test_what_is_sent():
         state = first_state(layout, objective, optimizer, ONE_LAYER)
         batch = feed(pack(*random_texts(0, texts_per_example)), layout)
         text = jax.jit(loss_and_gradient).lower(state.parameters, {}, batch, state.step).as_text()
-        sums[shard_state], scatters[shard_state], gathers[shard_state] = (
-            text.count(f"stablehlo.{name}") for name in ("all_reduce", "reduce_scatter", "all_gather"))
+        kinds = re.findall(r'"stablehlo\.(\w+)"\(.*replica_groups = dense<[^>]*> : tensor<\d+x8xi64>', text)
+        sent[shard_state] = collections.Counter(kinds)
     split = len(jax.tree.leaves(declare(ONE_LAYER)))
-    assert scatters["none"] == 0 and scatters["optimizer"] == split
-    assert sums["optimizer"] - split * 2 < sums["none"], "a sum over one replica is no collective"
-    assert gathers["parameters"] > gathers["none"]
+    none, optimizer, parameters = (sent[shard_state] for shard_state in ("none", *SHARDED))
+    assert none["reduce_scatter"] == 0 and optimizer["reduce_scatter"] == split
+    assert optimizer["all_reduce"] == none["all_reduce"] - split
+    assert optimizer["all_gather"] == none["all_gather"]
+    assert parameters["reduce_scatter"] == split - 1 and parameters["all_to_all"] == 2, "tokens are exchanged"
+    assert parameters["all_reduce"] == optimizer["all_reduce"]
+    assert parameters["all_gather"] == none["all_gather"] + (split - 1) + 1, "each array once, and the tokens' ids"

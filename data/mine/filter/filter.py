@@ -22,8 +22,6 @@ in a hidden folder, .NAME.filter, so that the same command goes on after Ctrl-C 
 import collections
 import contextlib
 import dataclasses
-import errno
-import fcntl
 import hashlib
 import json
 import math
@@ -36,19 +34,19 @@ from typing import Any, Literal
 
 from data.columns import as_json, parse_columns
 from data.compression import compression_of
-from data.data_config import Entry, read_entries
-from data.files import WRITTEN, check_replaceable, new_folder, read_json, write_json
+from data.data_config import Entry
+from data.files import WRITTEN, check_replaceable, file_state, new_folder, read_json, write_errors_named, write_json
 from data.first_block import check_first_block
+from data.lock import only_one
 from data.mine.filter import evaluation_index, passes, sorting
 from data.mine.filter.evaluation_files import find_files
 from data.mine.filter.examples import MOST_DATASETS
 from data.mine.filter.passes import OUTPUT, Dataset, Rules
 from data.mine.filter.report import markdown_of, tables_of
-from data.mine.reading import file_state
 from data.mine.work import Pool, cores, processes, run_all
 from data.mine.writing import PART_FILE, SUFFIX
 from data.prepare import PrepareConfig
-from data.sources import check_files, find_datasets
+from data.sources import chosen_datasets
 from flags import REQUIRED, Error, flag, nearest, values_of
 
 VERSION = 1  # of the rules: another one means that finished parts are made again
@@ -176,15 +174,7 @@ def _entries(config: FilterConfig) -> list[Entry]:
     check_replaceable(output)
     if (output / WRITTEN).exists() and not (output / REPORT).exists():
         raise ValueError(f"--output={output} was not written by filter: choose another folder")
-    if config.data_config:
-        entries, left_out = check_files(
-            source_dir, config.data_config, output, read_entries(config.data_config), config.allow_missing)
-    else:
-        names, left_out = find_datasets(source_dir, output)
-        entries = [Entry(name) for name in names]
-    if left_out:
-        print(left_out, file=sys.stderr)
-    return entries
+    return chosen_datasets(source_dir, config.data_config, output, config.allow_missing)
 
 
 def _is_prepared(folder: Path) -> bool:
@@ -220,14 +210,9 @@ def _is_finished(output: Path, digest: str) -> bool:
 def _work_folder(output: Path) -> Iterator[Path]:
     """The folder of finished parts, beside the output; it is removed at the end, or if nothing was finished."""
     work = output.resolve().with_name(f".{output.resolve().name}.filter")
-    try:
+    with write_errors_named(output):
         work.mkdir(parents=True, exist_ok=True)
-        with open(work / "lock", "a") as lock:
-            try:
-                fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
-            except BlockingIOError:
-                raise ValueError(f"--output={output} is being written by another run: wait for its end or choose "
-                                 "another folder") from None
+        with only_one(work / "lock", f"--output={output}", "folder"):
             try:
                 yield work
             except BaseException:
@@ -235,11 +220,6 @@ def _work_folder(output: Path) -> Iterator[Path]:
                     shutil.rmtree(work)
                 raise
             shutil.rmtree(work)
-    except OSError as error:
-        if error.errno not in (errno.ENOSPC, errno.EDQUOT, errno.EROFS, errno.EACCES, errno.EFBIG):
-            raise
-        raise OSError(f"cannot write in {output} or {work}: {error}. Make room or choose another --output; the same "
-                      "command goes on with what is finished") from error
 
 
 def _run_passes(config: FilterConfig, plan: _Plan, work: Path, pool: Pool | None) -> list[Path]:

@@ -47,11 +47,7 @@ def elements(file: io.BufferedReader, *path: str) -> Iterator[tuple[str, Any]]:
 
     Raises NoSuchKey if there is no array, JsonCut if the file ends too early, JsonError if it is not JSON.
     """
-    text = _Text(file)
-    if not text.peek():
-        raise NoSuchKey("the file is empty")
-    depth = text.descend(path)
-    text.expect("[", "an array", path)
+    text, depth = _inside(file, path, "[", "an array")
     number = 0
     while text.more("]", number):
         yield f"{'.'.join(path)}[{number}]", text.element()
@@ -61,16 +57,22 @@ def elements(file: io.BufferedReader, *path: str) -> Iterator[tuple[str, Any]]:
 
 def members(file: io.BufferedReader, *path: str) -> Iterator[tuple[str, Any]]:
     """(key, value) of each member of the object that the keys `path` lead to. Raises as `elements` does."""
-    text = _Text(file)
-    if not text.peek():
-        raise NoSuchKey("the file is empty")
-    depth = text.descend(path)
-    text.expect("{", "an object", path)
+    text, depth = _inside(file, path, "{", "an object")
     number = 0
     while text.more("}", number):
         yield text.key(), text.element()
         number += 1
     text.ascend(depth)
+
+
+def _inside(file: io.BufferedReader, path: tuple[str, ...], bracket: str, wanted: str) -> tuple["_Text", int]:
+    """The text behind the bracket that opens what the keys `path` lead to, and how deep that is."""
+    text = _Text(file)
+    if not text.peek():
+        raise NoSuchKey("the file is empty")
+    depth = text.descend(path)
+    text.expect(bracket, wanted, path)
+    return text, depth
 
 
 class _Text:

@@ -127,6 +127,6 @@ def test_two_runs_in_one_folder(processes, months, tmp_path, run_main):
     os.kill(process.pid, signal.SIGSTOP)
     done = run_main("mine", "reddit", f"--input={months}", f"--output={tmp_path}/out", check=False)
     os.kill(process.pid, signal.SIGCONT)
-    assert done.returncode == 1 and "is being written by another run" in done.stderr.splitlines()[-1]
+    assert done.returncode == 1 and "is in use by another run, process " in done.stderr.splitlines()[-1]
     process.communicate(timeout=60)
     assert process.returncode == 0

@@ -1,11 +1,14 @@
 """The framework: inputs, parts, resuming, workers, the output's bytes, refusals."""
 
+import concurrent.futures
 import gzip
 import json
+import threading
 
 import pytest
 
 from data.mine import mine as command
+from data.mine import work
 from data.mine.mine import MineConfig, mine
 from tests.data.mine.toys import PAIRS, WORDS, ToySettings
 
@@ -167,3 +170,20 @@ def test_inputs_that_are_refused(questions, tmp_path):
     run(PAIRS, questions / "out", questions)
     assert len(run(PAIRS, questions / "out", questions, min_length=3)["inputs"]) == 3  # not its own output
     assert len(run(PAIRS, tmp_path / "out", f"{questions}/[01].jsonl", questions / "1.jsonl")["inputs"]) == 2
+
+
+def test_progress_does_not_wait_for_a_process_that_was_stopped_while_it_counted():
+    with work.processes(2) as pool, concurrent.futures.ThreadPoolExecutor(2) as threads:
+        released, held = threading.Event(), threading.Event()
+
+        def hold():
+            with pool.counter.get_lock():
+                held.set()
+                released.wait()
+
+        threads.submit(hold)
+        held.wait()
+        try:
+            assert threads.submit(pool.bytes_read).result(timeout=5) == 0
+        finally:
+            released.set()
