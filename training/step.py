@@ -156,9 +156,9 @@ def make_train_step(
             parameters = lax.with_sharding_constraint(state.parameters, moments)
             updates, optimizer_state = optimizer.update(gradient, state.optimizer, parameters)
             parameters = lax.with_sharding_constraint(optax.apply_updates(parameters, updates), moments)
-            parameters = lax.with_sharding_constraint(parameters, placed.parameters)
         memory = state.memory
         if objective.reference == "momentum":
+            parameters = lax.with_sharding_constraint(parameters, placed.parameters)  # gathered once, for both
             mixed = optax.incremental_update(parameters, memory["momentum"], 1 - objective.momentum)
             memory = memory | {"momentum": mixed}
         metrics = {"gradient_norm": optax.tree.norm(gradient), "learning_rate": schedule(state.step)}

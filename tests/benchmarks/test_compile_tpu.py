@@ -71,6 +71,15 @@ def test_collectives_are_found_in_loops_too():
     assert found["collective-permute"].times == 100
 
 
+@pytest.mark.parametrize("groups, size", [
+    ("{{0,1,2,3},{4,5,6,7}}", 4), ("[2,8]<=[16]", 8), ("mesh['axis_0'=16] {'axis_0'}", 16),
+    ("mesh['axis_0'=1,'axis_1'=16,'axis_2'=4], device_ids=([16,4]T(1,0)) {'axis_2'}", 4)])
+def test_the_devices_of_one_group(groups, size):
+    instruction = f"  ROOT %r = f32[8]{{0}} all-reduce(%x), replica_groups={groups}"
+    [found] = collectives("ENTRY %main (x: f32[8]) -> f32[8] {\n" + instruction)
+    assert (found.group, found.bytes_sent) == (size, 2 * 32 * (size - 1) // size)
+
+
 @needs_libtpu
 def test_hops_of_the_ring_are_asynchronous_on_many_chips():
     mesh = topology_mesh("v5e:8x8")

@@ -1,6 +1,7 @@
 """Keys gathered, passed round a ring, and passed round it both ways: the same loss, gradients and training steps."""
 
 import functools
+import re
 
 import jax
 import jax.numpy as jnp
@@ -76,6 +77,19 @@ def test_same_loss_and_gradients(num_devices, texts_per_example, symmetric):
     distinct = np.arange(ids.size, dtype=np.uint32).reshape(ids.shape) + 1
     unmasked = loss_and_gradients("ring", num_devices, embeddings, distinct, **options)
     assert abs(unmasked[0] - gathered[0]) > 1e-2, "the duplicates are left out, and it shows"
+
+
+def test_any_order_of_the_ring():
+    """The keys travel along it, and nothing else changes."""
+    embeddings, ids = random_embeddings(2)
+    options = {"texts_per_example": 2, "symmetric": True}
+    expected = loss_and_gradients("ring", 4, embeddings, ids, **options)
+    in_order = functools.partial(loss_and_gradients, "ring", 4, ring=(0, 2, 1, 3), **options)
+    actual = in_order(embeddings, ids)
+    np.testing.assert_allclose(actual[0], expected[0], rtol=1e-6)
+    assert_trees_close(actual[1], expected[1], tolerance=1e-5)
+    hops = re.findall(r"perm=\(\(0, (\d)\)", str(jax.make_jaxpr(in_order)(embeddings, ids)))
+    assert hops and set(hops) == {"2"}
 
 
 @pytest.mark.parametrize("num_devices", [1, 2, 8])
